@@ -1,0 +1,2 @@
+//! doorway
+fn main() {}

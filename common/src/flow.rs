@@ -1,0 +1,234 @@
+//! The flow record: what a sensor says about one flow, or about one slice of its life. Final once made.
+//!
+//! Names and meanings follow the IANA IPFIX registry; a record is bidirectional (RFC 5103): index 0 of every pair counts what
+//! the initiator sent ("forward"), index 1 what came back ("reverse").
+
+use crate::net::Address;
+use crate::time::Timestamp;
+
+/// Index of the initiator's half in every pair of a record.
+pub const FORWARD: usize = 0;
+/// Index of the responder's half in every pair of a record.
+pub const REVERSE: usize = 1;
+
+/// Where in its life a flow was when the record was made, as in Azure VNet flow logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum FlowState {
+    /// First sight: says who speaks to whom, and the flags so far. Counters are zero; what was counted follows in the next record.
+    Begin = 1,
+    /// Still alive; counters since the previous record.
+    Continue = 2,
+    /// Over; counters since the previous record.
+    #[default]
+    End = 3,
+}
+
+impl FlowState {
+    /// Every state, in the order of a flow's life.
+    pub const ALL: [Self; 3] = [Self::Begin, Self::Continue, Self::End];
+
+    /// The word used in JSON and in the store.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Begin => "Begin",
+            Self::Continue => "Continue",
+            Self::End => "End",
+        }
+    }
+
+    /// From its number on the wire; an unknown one reads as the end of the flow.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Begin,
+            2 => Self::Continue,
+            _ => Self::End,
+        }
+    }
+}
+
+/// Why a record was made: IPFIX element 136, flowEndReason. Zero in a [`FlowState::Begin`] record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum FlowEndReason {
+    /// Not ended (Begin).
+    #[default]
+    None = 0,
+    /// No packet for the idle timeout.
+    IdleTimeout = 1,
+    /// Cut at a multiple of the active timeout; the flow lives on.
+    ActiveTimeout = 2,
+    /// TCP said that it is over (FIN from both sides, or RST).
+    EndOfFlow = 3,
+    /// The sensor stopped, the file ended, or the clock was set.
+    ForcedEnd = 4,
+    /// The table was full and another flow needed the place.
+    LackOfResources = 5,
+}
+
+impl FlowEndReason {
+    /// From element 136; an unregistered number reads as a forced end.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::IdleTimeout,
+            2 => Self::ActiveTimeout,
+            3 => Self::EndOfFlow,
+            5 => Self::LackOfResources,
+            _ => Self::ForcedEnd,
+        }
+    }
+}
+
+/// How the initiator became known: IPFIX element 239, biflowDirection (RFC 5103 §6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum BiflowDirection {
+    /// The first packet's sender, for want of anything better.
+    #[default]
+    Arbitrary = 0,
+    /// The sender of the first packet opened the flow, and says so (SYN, echo request, service port).
+    Initiator = 1,
+    /// The first packet seen was an answer; its receiver opened the flow.
+    ReverseInitiator = 2,
+}
+
+impl BiflowDirection {
+    /// From element 239; what we do not produce (3, perimeter) reads as arbitrary.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Initiator,
+            2 => Self::ReverseInitiator,
+            _ => Self::Arbitrary,
+        }
+    }
+}
+
+/// A MAC address, as transmitted.
+pub type Mac = [u8; 6];
+
+/// Bits of tcpControlBits (element 6; RFC 9293 §3.1).
+pub mod tcp {
+    #![allow(missing_docs, reason = "the names are RFC 9293's")]
+    pub const FIN: u16 = 0x01;
+    pub const SYN: u16 = 0x02;
+    pub const RST: u16 = 0x04;
+    pub const PSH: u16 = 0x08;
+    pub const ACK: u16 = 0x10;
+    pub const URG: u16 = 0x20;
+}
+
+/// IP protocol numbers that the code names.
+pub mod protocol {
+    #![allow(missing_docs, reason = "the names are IANA's")]
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+/// The summary of a flow, or of a slice of its life.
+///
+/// Pairs are `[forward, reverse]`. Counters are deltas since the previous record of the same [`flow_id`](Self::flow_id).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Element 148, flowId: the same for all records of one flow.
+    pub flow_id: u64,
+    /// Begin, Continue or End.
+    pub state: FlowState,
+    /// Element 136, flowEndReason.
+    pub end_reason: FlowEndReason,
+    /// Element 239, biflowDirection.
+    pub biflow_direction: BiflowDirection,
+    /// Element 138, observationPointId: number of the capture port within the sensor, from 1.
+    pub observation_point: u32,
+    /// Element 10, ingressInterface: ifIndex of the capture port; 0 for a file.
+    pub ingress_interface: u32,
+    /// Element 256, ethernetType after all tags; 0 for an 802.3 length frame, which has [`llc_saps`](Self::llc_saps) instead.
+    pub ethernet_type: u16,
+    /// DSAP · 256 + SSAP of an LLC frame (IEEE 802.2), else 0.
+    pub llc_saps: u16,
+    /// Element 243, dot1qVlanId: VID of the outer tag, 0 when untagged or priority-tagged.
+    pub vlan: u16,
+    /// Element 245, dot1qCustomerVlanId: VID of the inner tag, 0 when there is none.
+    pub customer_vlan: u16,
+    /// How many VLAN tags the first frame carried.
+    pub vlan_tags: u8,
+    /// Element 56, sourceMacAddress: of the initiator, as seen in the first frame.
+    pub source_mac: Mac,
+    /// Element 80, destinationMacAddress.
+    pub destination_mac: Mac,
+    /// Element 8 or 27: address of the initiator; none for a layer-2 flow.
+    pub source: Address,
+    /// Element 12 or 28: address of the responder; none for a layer-2 flow.
+    pub destination: Address,
+    /// Element 7, sourceTransportPort; 0 where the protocol has none.
+    pub source_port: u16,
+    /// Element 11, destinationTransportPort; 0 where the protocol has none.
+    pub destination_port: u16,
+    /// Element 4, protocolIdentifier; for IPv6 that of the last header. 255 for a layer-2 flow.
+    pub protocol: u8,
+    /// Element 32 or 139: ICMP type · 256 + code of the first packet each way.
+    pub icmp_type_code: [u16; 2],
+    /// Element 5, ipClassOfService of the first packet each way.
+    pub class_of_service: [u8; 2],
+    /// Element 197, fragmentFlags: OR over the packets each way of 0x40 (don't fragment) and 0x20 (more fragments, or a later fragment).
+    pub fragment_flags: [u8; 2],
+    /// Element 2, packetDeltaCount.
+    pub packets: [u64; 2],
+    /// Element 1, octetDeltaCount: IP header and payload, never padding, FCS or Ethernet header; 0 for a layer-2 flow.
+    pub octets: [u64; 2],
+    /// Element 352, layer2OctetDeltaCount: whole frames without preamble and FCS.
+    pub layer2_octets: [u64; 2],
+    /// Element 156, flowStartNanoseconds, each way; none where no packet went that way.
+    pub start: [Timestamp; 2],
+    /// Element 157, flowEndNanoseconds, each way.
+    pub end: [Timestamp; 2],
+    /// Element 6, tcpControlBits: OR over the packets each way.
+    pub tcp_flags: [u16; 2],
+    /// CERT element 14, initialTCPFlags: of the first packet of the flow each way.
+    pub initial_tcp_flags: [u16; 2],
+    /// Element 52, minimumTTL (hop limit for IPv6); 0 where no packet went that way.
+    pub ttl_min: [u8; 2],
+    /// Element 53, maximumTTL.
+    pub ttl_max: [u8; 2],
+    /// Element 25, minimumIpTotalLength.
+    pub ip_len_min: [u16; 2],
+    /// Element 26, maximumIpTotalLength.
+    pub ip_len_max: [u16; 2],
+}
+
+/// The protocol number of a flow that has no IP header (IANA "Reserved").
+pub const LAYER2: u8 = 255;
+
+impl FlowRecord {
+    /// Earliest time in the record, whichever way the packet went.
+    pub fn first(&self) -> Timestamp {
+        match self.start {
+            [forward, reverse] if !reverse.is_some() => forward,
+            [forward, reverse] if !forward.is_some() => reverse,
+            [forward, reverse] => forward.min(reverse),
+        }
+    }
+
+    /// Latest time in the record, whichever way the packet went.
+    pub fn last(&self) -> Timestamp {
+        self.end[FORWARD].max(self.end[REVERSE])
+    }
+
+    /// Packets of both directions.
+    pub const fn packets_total(&self) -> u64 {
+        self.packets[FORWARD] + self.packets[REVERSE]
+    }
+
+    /// Whether it has no IP header.
+    pub const fn is_layer2(&self) -> bool {
+        !self.source.is_some() && !self.destination.is_some()
+    }
+
+    /// Whether the protocol is ICMP or ICMPv6.
+    pub const fn is_icmp(&self) -> bool {
+        matches!(self.protocol, protocol::ICMP | protocol::ICMPV6)
+    }
+}

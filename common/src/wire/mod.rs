@@ -1,0 +1,42 @@
+//! The wire format between sensor and collector, version 1.
+//!
+//! # Constraints
+//! A frame is checked before anything is allocated for it; a batch can be understood without any other batch; what is
+//! acknowledged is durable; the format only grows: receivers pass over keys and columns that they do not know.
+//!
+//! # A frame
+//! ```text
+//! offset  size  field                                  (integers little-endian)
+//!      0     4  length        of the body, at most FRAME_LEN_MAX
+//!      4     1  codec         0 as it is, 1 zstd
+//!      5     4  plain_length  of the body once decompressed, at most PLAIN_LEN_MAX and PLAIN_RATIO_MAX × length
+//!      9     4  crc32c        of the body as sent (RFC 9260 appendix A)
+//!     13     …  body          one message
+//! ```
+//!
+//! # A message
+//! MessagePack: `[kind, map]`, the map keyed by short names ([`Message`]). The conversation:
+//! ```text
+//! sensor                                   collector
+//!   hello {version, sensor, boot, next}  →
+//!                                        ←  welcome {version, resume_after, credit}   or reject {code, reason}
+//!   data {boot, sequence, ledger, rows…} →  (at most `credit` batches without acknowledgement)
+//!   stats {ledger}                       →  (every ten seconds)
+//!                                        ←  ack {boot, up_to}       after the commit that holds these batches is durable
+//! ```
+//! A sensor numbers its batches from 1 for each boot, without gaps. After a reconnect it goes on after `resume_after`; the
+//! collector drops whatever it has already, so that each batch counts once.
+//!
+//! # A batch
+//! Columns of fixed-width little-endian integers, each relative to its smallest value ([`batch`]).
+
+pub mod batch;
+mod frame;
+mod message;
+
+pub use batch::Batch;
+pub use frame::{FRAME_LEN_MAX, HEADER_LEN, Header, PLAIN_LEN_MAX, PLAIN_RATIO_MAX, WireError, decode, encode};
+pub use message::{Ack, Hello, Message, Reject, RejectCode, Stats, VERSION, Welcome};
+
+/// ALPN protocol name (RFC 7301) that both ends insist on.
+pub const ALPN: &[u8] = b"spanwatch/1";
