@@ -1,1 +1,3 @@
-//! skeleton
+//! Turns mirrored packets into flow records and ships them to a collector.
+
+pub mod capture;
