@@ -22,7 +22,7 @@ pub struct Interface {
     pub addresses: Vec<String>,
     /// Largest payload of a frame, in octets.
     pub mtu: u32,
-    /// Name of its driver; "unknown" when the kernel does not say.
+    /// Name of its driver, e.g. "ixgbe"; empty when the kernel does not say.
     pub driver: String,
     /// RX queues in use; at least 1.
     pub rx_queues: u32,
@@ -65,7 +65,7 @@ impl Interface {
             promiscuous: found.flags & libc::IFF_PROMISC.cast_unsigned() != 0,
             addresses: found.ips.iter().map(ToString::to_string).collect(),
             mtu: syscall::mtu(name).unwrap_or(1500),
-            driver: syscall::driver(name).unwrap_or_else(|_| "unknown".into()),
+            driver: syscall::driver(name).unwrap_or_default(),
             rx_queues: rx_queues(name),
             offloads: Offloads::of(name),
         })

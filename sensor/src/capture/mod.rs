@@ -209,7 +209,7 @@ pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
     Ok(Opened {
         sources: vec![Source::Packet(Box::new(source))],
         in_force: InForce::Packet,
-        why: if why.is_empty() { "mode = \"packet\" asks for it".into() } else { why },
+        why: if why.is_empty() { InForce::Packet.why(&interface.driver) } else { why },
         warnings: interface.warnings(InForce::Packet),
     })
 }
@@ -226,11 +226,12 @@ impl InForce {
     }
 
     fn why(self, driver: &str) -> String {
+        let driver = if driver.is_empty() { "the driver".into() } else { format!("the driver {driver}") };
         match self {
-            Self::AfXdpZeroCopy => format!("the driver {driver} has XDP and zero-copy"),
-            Self::AfXdpCopy => format!("the driver {driver} has XDP, but gives no zero-copy here"),
-            Self::AfXdpGeneric => format!("the driver {driver} has no XDP; the network stack runs the program for it"),
-            Self::Packet => String::from("libpcap works on every interface"),
+            Self::AfXdpZeroCopy => format!("{driver} has XDP and zero-copy"),
+            Self::AfXdpCopy => format!("{driver} has XDP, but gives no zero-copy here"),
+            Self::AfXdpGeneric => format!("{driver} has no XDP; the network stack runs the program for it"),
+            Self::Packet => "mode = \"packet\" asks for libpcap".into(),
         }
     }
 }
