@@ -247,6 +247,45 @@ fn a_stalled_libpcap_reader_loses_packets_but_no_count() {
 }
 
 #[test]
+fn a_capture_that_is_stopped_in_full_flow_still_balances() {
+    in_namespace("a_capture_that_is_stopped_in_full_flow_still_balances", || {
+        mirror_port(1, 1500);
+        for mode in [Mode::AfXdp, Mode::Packet] {
+            let Some(mut opened) = open_or_skip(&settings(mode)) else { return };
+            let sender = std::thread::spawn(|| send("gen0", &frames(60_000, 200)));
+            let mut seen = Vec::new();
+            collect(&mut opened.sources, 10_000, &mut seen);
+            assert!(!sender.is_finished(), "the stop shall fall into the traffic");
+            let losses = finish(&mut opened.sources, &mut seen);
+            assert!((10_000..60_000).contains(&losses.wire), "{losses:?}");
+            sender.join().expect("sender");
+        }
+    });
+}
+
+#[test]
+fn an_interface_that_goes_away_ends_the_capture_and_one_that_goes_down_does_not() {
+    in_namespace("an_interface_that_goes_away_ends_the_capture_and_one_that_goes_down_does_not", || {
+        for mode in [Mode::AfXdp, Mode::Packet] {
+            mirror_port(1, 1500);
+            let Some(mut opened) = open_or_skip(&settings(mode)) else { return };
+            run("ip link set mon0 down");
+            let source = &mut opened.sources[0];
+            source.wait(Duration::from_millis(10)).expect("down is not gone");
+            run("ip link set mon0 up");
+            let mut seen = Vec::new();
+            let sent = frames(100, 200);
+            send("gen0", &sent);
+            collect(&mut opened.sources, 100, &mut seen);
+            assert!(seen == whole(&sent), "{} of 100 after the link came back", seen.len());
+            run("ip link del gen0");
+            let gone = (0..100).find_map(|_| opened.sources[0].wait(Duration::from_millis(10)).err());
+            assert_eq!(gone.expect("it is gone").kind, CaptureErrorKind::Gone);
+        }
+    });
+}
+
+#[test]
 fn auto_falls_back_to_libpcap_and_says_why() {
     in_namespace("auto_falls_back_to_libpcap_and_says_why", || {
         mirror_port(1, 1500);

@@ -237,7 +237,14 @@ fn mtu(interface: &Interface, release: &str) -> Check {
 fn queues(interface: &Interface, cores: usize, in_force: InForce) -> Check {
     let queues = interface.rx_queues as usize;
     let says = format!("{queues} RX queues, {cores} cores");
-    if in_force == InForce::Packet || queues <= cores {
+    if in_force == InForce::Packet {
+        return Check::ok("queues", says);
+    }
+    if let Some(command) = interface.spread.command(&interface.name) {
+        let says = format!("{says}: both directions of a conversation may come on different queues and be metered apart");
+        return Check::warn("queues", says, command);
+    }
+    if queues <= cores {
         return Check::ok("queues", says);
     }
     let remedy = format!("ethtool -L {} combined {cores}", interface.name);
