@@ -24,6 +24,7 @@
 //! Sockets are made first, then put into the program's map, then the program is attached, so that no packet meets an
 //! attached program without a socket.
 
+pub mod file;
 pub mod settings;
 
 use std::fmt;

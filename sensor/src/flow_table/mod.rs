@@ -268,7 +268,8 @@ impl FlowTable {
         if packets > 0 {
             cold.life |= EARLIER | BEGUN;
         }
-        *hot = Hot { tag: hot.tag, last: hot.last, flags: hot.flags.map(|flags| flags & FIN_SEEN), ..bytemuck::Zeroable::zeroed() };
+        *hot =
+            Hot { tag: hot.tag, last: hot.last, flags: hot.flags.map(|flags| flags & FIN_SEEN), ..bytemuck::Zeroable::zeroed() };
         self.counts.exported += packets;
         self.counts.flows.records += 1;
     }
