@@ -24,7 +24,10 @@
 //! Sockets are made first, then put into the program's map, then the program is attached, so that no packet meets an
 //! attached program without a socket.
 
+pub mod af_xdp;
 pub mod file;
+pub mod interface;
+pub mod packet;
 pub mod settings;
 
 use std::fmt;
@@ -32,6 +35,10 @@ use std::time::Duration;
 
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
+use spanwatch_ebpf::Hook;
+
+use interface::Interface;
+use settings::{Mode, Settings};
 
 /// One captured frame, lent for the length of one call.
 #[derive(Clone, Copy, Debug)]
@@ -133,5 +140,136 @@ impl fmt::Display for CaptureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.doing, self.cause)?;
         if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
+    }
+}
+
+/// One of the captures of a live interface.
+#[derive(Debug)]
+pub enum Source {
+    /// One RX queue through AF_XDP.
+    AfXdp(Box<af_xdp::AfXdp>),
+    /// The whole interface through libpcap.
+    Packet(Box<packet::Packet>),
+}
+
+/// The way of capturing that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InForce {
+    /// AF_XDP; the card writes packets into the sensor's memory.
+    AfXdpZeroCopy,
+    /// AF_XDP; the driver copies packets into the sensor's memory.
+    AfXdpCopy,
+    /// AF_XDP on generic XDP, for drivers that have none.
+    AfXdpGeneric,
+    /// libpcap.
+    Packet,
+}
+
+/// An opened capture.
+#[derive(Debug)]
+pub struct Opened {
+    /// One for each worker thread.
+    pub sources: Vec<Source>,
+    /// Where the chain ended.
+    pub in_force: InForce,
+    /// Why there: one sentence for the log.
+    pub why: String,
+    /// What distorts or endangers the capture on this interface, with remedies: a log line each.
+    pub warnings: Vec<String>,
+}
+
+/// Opens the interface of the settings in the best way that the settings, the driver and the kernel allow.
+///
+/// # Errors
+/// There is no such interface, it is down, or nothing that `mode` allows works; says what to do.
+pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
+    let interface = Interface::find(&settings.interface)?;
+    interface.require_up()?;
+    let mut why = String::new();
+    if settings.mode != Mode::Packet {
+        match af_xdp::open(&interface, settings) {
+            Ok((sources, hook, zero_copy)) => {
+                let in_force = match hook {
+                    Hook::Native if zero_copy => InForce::AfXdpZeroCopy,
+                    Hook::Native => InForce::AfXdpCopy,
+                    Hook::Generic => InForce::AfXdpGeneric,
+                };
+                return Ok(Opened {
+                    sources: sources.into_iter().map(|source| Source::AfXdp(Box::new(source))).collect(),
+                    in_force,
+                    why: in_force.why(&interface.driver),
+                    warnings: interface.warnings(in_force),
+                });
+            }
+            // Nothing else will have the permission either, and the sentence about AF_XDP names all that is needed.
+            Err(error) if settings.mode == Mode::AfXdp || error.kind == CaptureErrorKind::NoPermission => return Err(error),
+            Err(error) => why = format!("AF_XDP does not work here: {error}"),
+        }
+    }
+    let source = packet::Packet::open(&interface, settings)?;
+    Ok(Opened {
+        sources: vec![Source::Packet(Box::new(source))],
+        in_force: InForce::Packet,
+        why: if why.is_empty() { InForce::Packet.why(&interface.driver) } else { why },
+        warnings: interface.warnings(InForce::Packet),
+    })
+}
+
+impl InForce {
+    /// Its name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AfXdpZeroCopy => "af_xdp_zero_copy",
+            Self::AfXdpCopy => "af_xdp_copy",
+            Self::AfXdpGeneric => "af_xdp_generic",
+            Self::Packet => "packet",
+        }
+    }
+
+    fn why(self, driver: &str) -> String {
+        let driver = if driver.is_empty() { "the driver".into() } else { format!("the driver {driver}") };
+        match self {
+            Self::AfXdpZeroCopy => format!("{driver} has XDP and zero-copy"),
+            Self::AfXdpCopy => format!("{driver} has XDP, but gives no zero-copy here"),
+            Self::AfXdpGeneric => format!("{driver} has no XDP; the network stack runs the program for it"),
+            Self::Packet => "mode = \"packet\" asks for libpcap".into(),
+        }
+    }
+}
+
+impl Capture for Source {
+    fn wait(&mut self, timeout: Duration) -> Result<(), CaptureError> {
+        match self {
+            Self::AfXdp(source) => source.wait(timeout),
+            Self::Packet(source) => source.wait(timeout),
+        }
+    }
+
+    fn drain(&mut self, now: Timestamp, max: usize, each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
+        match self {
+            Self::AfXdp(source) => source.drain(now, max, each),
+            Self::Packet(source) => source.drain(now, max, each),
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), CaptureError> {
+        match self {
+            Self::AfXdp(source) => source.stop(),
+            Self::Packet(source) => source.stop(),
+        }
+    }
+
+    fn losses(&mut self) -> Result<Losses, CaptureError> {
+        match self {
+            Self::AfXdp(source) => source.losses(),
+            Self::Packet(source) => source.losses(),
+        }
+    }
+
+    fn describe(&self) -> &str {
+        match self {
+            Self::AfXdp(source) => source.describe(),
+            Self::Packet(source) => source.describe(),
+        }
     }
 }
