@@ -15,7 +15,7 @@ pub mod tls;
 use std::sync::Arc;
 
 use spanwatch_common::wire::Batch;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Rows under way between connections and store. Reaching it stops the reading, so that TCP stops the sensors.
 const ROWS_UNDER_WAY_MAX: u32 = 1 << 19;
@@ -100,4 +100,9 @@ impl Place<'_> {
         self.detect.send(Arc::clone(&batch));
         self.store.send(Arrival { batch, room: self.room });
     }
+}
+
+/// Waits until the collector stops.
+pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await; // without a sender it stops as well
 }

@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::registry::{Admission, Fate, Registry, Session};
 use super::settings::IngestSettings;
-use super::{Inquiry, Outlets, tls};
+use super::{Inquiry, Outlets, stopped, tls};
 
 /// The slowest that a frame may arrive.
 const BYTES_PER_SEC_MIN: u64 = 16 << 10;
@@ -357,11 +357,6 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> Res
         stream.flush().await
     };
     sent.await.map_err(|error: std::io::Error| End::Gone(error.to_string()))
-}
-
-/// Waits until the collector stops.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stopping| *stopping).await; // without a sender it stops as well
 }
 
 fn superseded() -> End {
