@@ -26,8 +26,27 @@ pub struct Interface {
     pub driver: String,
     /// RX queues in use; at least 1.
     pub rx_queues: u32,
+    /// Whether both directions of a conversation come on the same RX queue.
+    pub spread: Spread,
     /// Receive offloads that change packets.
     pub offloads: Offloads,
+}
+
+/// How packets are spread over RX queues. The two directions of a conversation are metered together only when they come on the
+/// same queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// There is one queue.
+    OneQueue,
+    /// By a hash that is the same for both directions.
+    Symmetric,
+    /// By a hash that differs between the directions; its key has so many octets.
+    Asymmetric {
+        /// Length of the key.
+        key_len: usize,
+    },
+    /// The driver does not say.
+    Unknown,
 }
 
 /// Receive offloads that are switched on and show the sensor something else than what was on the wire.
@@ -57,6 +76,7 @@ impl Interface {
             let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
             return Err(unknown(name, &names));
         };
+        let rx_queues = rx_queues(name);
         Ok(Self {
             name: found.name.clone(),
             index: found.index,
@@ -66,7 +86,8 @@ impl Interface {
             addresses: found.ips.iter().map(ToString::to_string).collect(),
             mtu: syscall::mtu(name).unwrap_or(1500),
             driver: syscall::driver(name).unwrap_or_default(),
-            rx_queues: rx_queues(name),
+            rx_queues,
+            spread: if rx_queues == 1 { Spread::OneQueue } else { Spread::of(syscall::receive_hash(name).ok()) },
             offloads: Offloads::of(name),
         })
     }
@@ -101,6 +122,14 @@ impl Interface {
                 self.name
             ));
         }
+        if in_force != InForce::Packet
+            && let Some(command) = self.spread.command(&self.name)
+        {
+            warnings.push(format!(
+                "{}: both directions of a conversation may come on different RX queues and be metered apart; {command}",
+                self.name
+            ));
+        }
         if let Some(command) = self.offloads.command(&self.name, in_force) {
             warnings.push(format!(
                 "{}: {}; switch off: {command}",
@@ -119,6 +148,27 @@ impl Interface {
             return 0;
         }
         read("statistics/rx_missed_errors").unwrap_or(0)
+    }
+}
+
+impl Spread {
+    fn of(hash: Option<syscall::ReceiveHash>) -> Self {
+        let Some(hash) = hash else { return Self::Unknown };
+        // A Toeplitz key that repeats every 16 bits gives the same hash when addresses and ports change places.
+        let repeats = hash.key.len() >= 4 && hash.key.windows(3).all(|three| three[0] == three[2]);
+        if hash.mixed || (hash.toeplitz && repeats) { Self::Symmetric } else { Self::Asymmetric { key_len: hash.key.len() } }
+    }
+
+    /// The command that brings both directions together; `None` when they are.
+    pub fn command(&self, name: &str) -> Option<String> {
+        match self {
+            Self::OneQueue | Self::Symmetric => None,
+            Self::Asymmetric { key_len } if *key_len >= 4 => {
+                let key: Vec<&str> = ["6d", "5a"].into_iter().cycle().take(*key_len).collect();
+                Some(format!("ethtool -X {name} hfunc toeplitz hkey {}", key.join(":")))
+            }
+            Self::Asymmetric { .. } | Self::Unknown => Some(format!("ethtool -L {name} combined 1")),
+        }
     }
 }
 
@@ -202,6 +252,16 @@ mod tests {
         assert_eq!(all.command("eno2", InForce::Packet).as_deref(), Some("ethtool -K eno2 lro off gro off"));
         let usual = Offloads { generic_receive: true, ..Offloads::default() };
         assert_eq!(usual.command("eno2", InForce::AfXdpCopy), None);
+    }
+
+    #[test]
+    fn a_key_that_repeats_every_16_bits_keeps_directions_together() {
+        let hash = |key: &[u8], mixed| Some(syscall::ReceiveHash { key: key.to_vec(), toeplitz: true, mixed });
+        assert_eq!(Spread::of(hash(&[0x6d, 0x5a, 0x6d, 0x5a], false)), Spread::Symmetric);
+        assert_eq!(Spread::of(hash(&[0x6d, 0x5a, 0x56, 0xda], true)), Spread::Symmetric);
+        let usual = Spread::of(hash(&[0x6d, 0x5a, 0x56, 0xda], false));
+        assert_eq!(usual.command("eno2").as_deref(), Some("ethtool -X eno2 hfunc toeplitz hkey 6d:5a:6d:5a"));
+        assert_eq!(Spread::of(None).command("eno2").as_deref(), Some("ethtool -L eno2 combined 1"));
     }
 
     #[test]

@@ -107,11 +107,17 @@ impl Packet {
 
 impl Capture for Packet {
     fn wait(&mut self, timeout: Duration) -> Result<(), CaptureError> {
-        syscall::wait_readable(self.capture.as_fd(), timeout).map_err(|error| CaptureError {
+        let Err(error) = syscall::wait_readable(self.capture.as_fd(), timeout) else { return Ok(()) };
+        if error.raw_os_error() == Some(libc::ENETDOWN) && Interface::names().contains(&self.name) {
+            // The link was taken down and the socket comes back with it. Polling again at once would only spin.
+            std::thread::sleep(timeout);
+            return Ok(());
+        }
+        Err(CaptureError {
             kind: CaptureErrorKind::Gone,
             doing: format!("wait for packets on {}", self.name),
             cause: error.to_string(),
-            remedy: "see whether the interface still exists and is up: ip link".into(),
+            remedy: "see whether the interface still exists: ip link".into(),
         })
     }
 

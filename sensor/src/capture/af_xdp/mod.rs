@@ -60,8 +60,7 @@ pub(super) fn open(interface: &Interface, settings: &Settings) -> Result<(Vec<Af
     };
     let mut program = Program::load(&config).map_err(|error| refused(error.doing.to_owned(), &error.source))?;
 
-    // What remains of 2048 octets after the kernel's headroom of 256 holds an MTU of 1700 with Ethernet and VLAN headers.
-    let frame_size = if interface.mtu <= 1700 { 2048 } else { 4096 };
+    let frame_size = frame_size(interface.mtu);
     let mut sockets = Vec::new();
     for queue in 0..interface.rx_queues {
         let plan = Plan {
@@ -96,6 +95,16 @@ pub(super) fn open(interface: &Interface, settings: &Settings) -> Result<(Vec<Af
         })
         .collect();
     Ok((sources, hook, zero_copy))
+}
+
+/// Octets of a frame for an interface of this MTU.
+pub(crate) fn frame_size(mtu: u32) -> u32 {
+    if mtu <= 1700 { 2048 } else { 4096 }
+}
+
+/// Octets of a packet that fit into its first frame, behind the headroom that the kernel keeps there (`XDP_PACKET_HEADROOM`).
+pub(crate) fn first_buffer(frame_size: u32) -> u32 {
+    frame_size - 256
 }
 
 impl Capture for AfXdp {

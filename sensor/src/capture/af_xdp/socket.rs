@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ring::{FillRing, ReceiveRing};
 use super::syscall::{self, Mapping};
@@ -91,15 +92,24 @@ impl AsFd for Socket {
 
 /// Binds in the best way there is and tells whether packets of several buffers are taken: that needs Linux 6.6, and in
 /// zero-copy mode the driver's consent.
+///
+/// The kernel frees the queue of a closed socket a little later, in a work queue; a sensor that is started again at once finds it
+/// busy. So a busy queue is tried for a second.
 fn bind(fd: BorrowedFd<'_>, plan: &Plan) -> io::Result<bool> {
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
-    for copy in [libc::XDP_ZEROCOPY, libc::XDP_COPY] {
-        for sg in [libc::XDP_USE_SG, 0] {
-            match syscall::bind(fd, plan.ifindex, plan.queue, copy | sg | libc::XDP_USE_NEED_WAKEUP) {
-                Ok(()) => return Ok(sg != 0),
-                Err(error) => refused = error,
+    for _ in 0..50 {
+        for copy in [libc::XDP_ZEROCOPY, libc::XDP_COPY] {
+            for sg in [libc::XDP_USE_SG, 0] {
+                match syscall::bind(fd, plan.ifindex, plan.queue, copy | sg | libc::XDP_USE_NEED_WAKEUP) {
+                    Ok(()) => return Ok(sg != 0),
+                    Err(error) => refused = error,
+                }
             }
         }
+        if refused.raw_os_error() != Some(libc::EBUSY) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     Err(refused)
 }

@@ -165,11 +165,16 @@ pub(in crate::capture) fn wait_readable(socket: BorrowedFd<'_>, timeout: Duratio
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
     }
-    if entry.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) == 0 {
+    let failed = entry.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0;
+    if entry.revents & libc::POLLIN != 0 && !failed {
         return Ok(());
     }
-    let pending = get_option(socket, libc::SOL_SOCKET, libc::SO_ERROR, 0)?;
-    Err(io::Error::from_raw_os_error(if pending == 0 { libc::ENETDOWN } else { pending }))
+    // An AF_XDP socket whose interface is removed wakes nobody up; it only keeps the error to be asked for.
+    match get_option(socket, libc::SOL_SOCKET, libc::SO_ERROR, 0)? {
+        0 if failed => Err(io::Error::from_raw_os_error(libc::ENETDOWN)),
+        0 => Ok(()),
+        pending => Err(io::Error::from_raw_os_error(pending)),
+    }
 }
 
 /// Tells the driver that frames wait in the fill ring, after it asked to be told.
@@ -280,6 +285,37 @@ pub(in crate::capture) fn rx_channels(name: &str) -> io::Result<u32> {
     let mut channels: [u32; 9] = [GET_CHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
     interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = channels.as_mut_ptr().cast())?;
     Ok(channels[5] + channels[8])
+}
+
+/// How the card spreads packets over RX queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::capture) struct ReceiveHash {
+    /// The secret key of the hash.
+    pub(in crate::capture) key: Vec<u8>,
+    /// The hash function is Toeplitz.
+    pub(in crate::capture) toeplitz: bool,
+    /// Source and destination are mixed before hashing (symmetric-xor, symmetric-or-xor).
+    pub(in crate::capture) mixed: bool,
+}
+
+/// The receive hash of the interface (`ETHTOOL_GRSSH`).
+pub(in crate::capture) fn receive_hash(name: &str) -> io::Result<ReceiveHash> {
+    const GET_RECEIVE_HASH: u32 = 0x46;
+    const HEAD: usize = 6;
+    const TOEPLITZ: u8 = 1;
+    // struct ethtool_rxfh: cmd, context, table size, key size, function and mixing (octets), reserved; then table and key. The
+    // kernel answers sizes of zero with the sizes it has, and fills in no more than it is given.
+    let mut request = vec![0_u32; HEAD];
+    request[0] = GET_RECEIVE_HASH;
+    interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = request.as_mut_ptr().cast())?;
+    let (table, key) = (request[2].min(1 << 16) as usize, request[3].min(1 << 10) as usize);
+    request.fill(0);
+    request.resize(HEAD + table + key.div_ceil(4), 0);
+    request[..4].copy_from_slice(&[GET_RECEIVE_HASH, 0, table as u32, key as u32]);
+    interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = request.as_mut_ptr().cast())?;
+    let [function, mixing, ..] = request[4].to_ne_bytes();
+    let octets = request[HEAD + table..].iter().flat_map(|word| word.to_ne_bytes());
+    Ok(ReceiveHash { key: octets.take(key).collect(), toeplitz: function & TOEPLITZ != 0, mixed: mixing != 0 })
 }
 
 /// The name of the interface's driver (`ETHTOOL_GDRVINFO`).
