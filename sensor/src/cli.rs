@@ -77,7 +77,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
     let result = match cli.command {
-        Command::Run { config, stats } => Config::load(&config).map_err(Into::into).and_then(|config| run::run(&config, stats.as_deref())),
+        Command::Run { config, stats } => {
+            Config::load(&config).map_err(Into::into).and_then(|config| run::run(&config, stats.as_deref()))
+        }
         Command::Check { config } => Config::load(&config).map_err(Into::into).map(|_| println!("{}: fine", config.display())),
         Command::Doctor { config } => Config::load(&config).map_err(Into::into).and_then(|config| examine(&config)),
         Command::Replay { file, format, output, stats, config } => {
@@ -107,7 +109,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn replay_file(path: &Path, format: Format, output: Option<&Path>, stats: Option<&Path>, config: Option<&Path>) -> anyhow::Result<()> {
+fn replay_file(
+    path: &Path,
+    format: Format,
+    output: Option<&Path>,
+    stats: Option<&Path>,
+    config: Option<&Path>,
+) -> anyhow::Result<()> {
     let settings = match config {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
@@ -117,7 +125,11 @@ fn replay_file(path: &Path, format: Format, output: Option<&Path>, stats: Option
     };
     let mut file = File::open(path)?;
     if !file.is_ethernet() {
-        tracing::warn!("{} has link type {}, which is not read: every packet is counted as ignored", path.display(), file.link_type());
+        tracing::warn!(
+            "{} has link type {}, which is not read: every packet is counted as ignored",
+            path.display(),
+            file.link_type()
+        );
     }
     let sink: Box<dyn Write> = match output {
         Some(path) => Box::new(std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?),
@@ -149,7 +161,8 @@ fn progress_bar(path: &Path, has_output_file: bool) -> ProgressBar {
         (true, Some(length)) => ProgressBar::new(length),
         (true, None) => ProgressBar::new_spinner(),
     };
-    let style = if length.is_some() { "{bar:40} {bytes} of {total_bytes}, {eta} left" } else { "{spinner} {bytes}, {bytes_per_sec}" };
+    let style =
+        if length.is_some() { "{bar:40} {bytes} of {total_bytes}, {eta} left" } else { "{spinner} {bytes}, {bytes_per_sec}" };
     ProgressStyle::with_template(style).map(|style| bar.clone().with_style(style)).unwrap_or(bar)
 }
 

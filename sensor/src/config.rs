@@ -87,7 +87,8 @@ mod tests {
     fn the_file_that_is_shipped_shows_every_key_with_its_default() {
         let text = include_str!("../../deploy/sensor.toml");
         let shipped = Config::parse(Path::new("deploy/sensor.toml"), text).expect("our own file");
-        let expected = Config { capture: CaptureSettings { interface: "eno2".into(), ..CaptureSettings::default() }, ..Config::default() };
+        let expected =
+            Config { capture: CaptureSettings { interface: "eno2".into(), ..CaptureSettings::default() }, ..Config::default() };
         assert_eq!(shipped, expected);
         // Equal values could also come from keys that are absent: compare the keys as well.
         let written: toml::Table = text.parse().expect("TOML");
@@ -103,7 +104,10 @@ mod tests {
     #[test]
     fn a_mistake_is_shown_with_its_place_and_a_hint() {
         let mistake = |text: &str| Config::parse(Path::new("s.toml"), text).expect_err("a mistake").to_string();
-        assert_eq!(mistake("[capture]\nintreface = \"eno2\"\n"), "s.toml:2:1: unknown key `intreface`; did you mean `interface`?");
+        assert_eq!(
+            mistake("[capture]\nintreface = \"eno2\"\n"),
+            "s.toml:2:1: unknown key `intreface`; did you mean `interface`?"
+        );
         assert_eq!(
             mistake("[flow_table]\nflows_max = 3\n"),
             "s.toml:2:1: flow_table.flows_max: 3 is out of range; choose 64 to 100000000"

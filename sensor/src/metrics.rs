@@ -107,7 +107,8 @@ fn render(ledger: &Ledger, link: &Link, capture: &CaptureInfo) -> String {
     help("odd_packets_total", "counter", "Packets understood only in part.", &group("odd.", "kind"));
     help("flows", "gauge", "Flows and their records.", &group("flows.", "count"));
     let escape = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " ");
-    let info = format!("{{interface=\"{}\",mode=\"{}\",why=\"{}\"}}", escape(&capture.interface), capture.mode, escape(&capture.why));
+    let info =
+        format!("{{interface=\"{}\",mode=\"{}\",why=\"{}\"}}", escape(&capture.interface), capture.mode, escape(&capture.why));
     help("capture_info", "gauge", "How packets are captured.", &[(info, 1)]);
     help("capture_queues", "gauge", "Receive queues that are read.", &[(String::new(), capture.queues as u64)]);
     help("uplink_connected", "gauge", "Whether the collector listens.", &[(String::new(), u64::from(link.connected))]);

@@ -36,12 +36,7 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let info = CaptureInfo {
-        interface: config.capture.interface.clone(),
-        mode: in_force.name(),
-        why,
-        queues: sources.len(),
-    };
+    let info = CaptureInfo { interface: config.capture.interface.clone(), mode: in_force.name(), why, queues: sources.len() };
     tracing::info!("capturing on {} with {}: {}", info.interface, info.mode, info.why);
     for source in &sources {
         tracing::info!("{}", source.describe());
@@ -111,7 +106,9 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
 fn report(ledger: &Ledger, stats: Option<&Path>) -> anyhow::Result<()> {
     let Ledger { wire, delivered, metered, exported, acknowledged, queued, not_sent, .. } = *ledger;
     let dropped = ledger.dropped.total();
-    tracing::info!("{wire} packets on the wire: {delivered} delivered, {dropped} dropped; {metered} metered, {exported} exported, {acknowledged} acknowledged");
+    tracing::info!(
+        "{wire} packets on the wire: {delivered} delivered, {dropped} dropped; {metered} metered, {exported} exported, {acknowledged} acknowledged"
+    );
     if queued + not_sent > 0 {
         tracing::warn!("records for {} packets did not reach the collector", queued + not_sent);
     }

@@ -132,11 +132,12 @@ fn a_long_flow_is_cut_on_the_minute_and_its_deltas_add_up() {
         records.extend(bench.until(f64::from(second) + 0.9));
     }
     records.extend(bench.until(300.0));
-    let forward: Vec<_> = records.iter().map(|r| (r.state, r.packets[FORWARD], r.start[FORWARD].as_millis(), r.end[FORWARD].as_millis())).collect();
+    let forward: Vec<_> =
+        records.iter().map(|r| (r.state, r.packets[FORWARD], r.start[FORWARD].as_millis(), r.end[FORWARD].as_millis())).collect();
     assert_eq!(
         forward,
         [
-            (FlowState::Begin, 0, 50_500, 50_500),
+            (FlowState::Begin, 0, 50_500, 51_500),
             (FlowState::Continue, 10, 50_500, 59_500),
             (FlowState::Continue, 60, 60_500, 119_500),
             (FlowState::Continue, 60, 120_500, 179_500),
