@@ -25,6 +25,7 @@
 //! attached program without a socket.
 
 pub mod af_xdp;
+pub mod file;
 pub mod interface;
 pub mod packet;
 pub mod settings;

@@ -5,7 +5,7 @@ use spanwatch_common::flow::{protocol, tcp};
 use spanwatch_common::net::Address;
 
 use super::key::Endpoint;
-use super::{DONT_FRAGMENT, Fragment, FlowKey, FrameHeader, IS_FRAGMENT, Kind, Oddity, Packet, Speech, TCP_FLAGS};
+use super::{DONT_FRAGMENT, FlowKey, Fragment, FrameHeader, IS_FRAGMENT, Kind, Oddity, Packet, Speech, TCP_FLAGS};
 
 /// Most extension headers that are followed; RFC 8200 §4.1 has each at most once, destination options twice.
 const EXTENSIONS_MAX: usize = 8;

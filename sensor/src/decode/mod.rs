@@ -148,7 +148,13 @@ pub fn decode(bytes: &[u8], frame_octets: u32, at: Timestamp, rules: Rules) -> R
         ethertype = tag.ether_type().0;
         rest = &rest[4..]; // as long as the tag that was just read from it
     }
-    let frame = FrameHeader { at, frame_octets, source_mac: ethernet.source(), destination_mac: ethernet.destination(), vlan_tags: tag_count as u8 };
+    let frame = FrameHeader {
+        at,
+        frame_octets,
+        source_mac: ethernet.source(),
+        destination_mac: ethernet.destination(),
+        vlan_tags: tag_count as u8,
+    };
     let mut packet = match EtherType(ethertype) {
         EtherType::IPV4 => ip::v4(rest, &frame),
         EtherType::IPV6 => ip::v6(rest, &frame),

@@ -30,8 +30,6 @@ use settings::Timeouts;
 use slab::{Place, Slab};
 use slot::{BEGUN, Cold, EARLIER, FIN_SEEN, Hot, SEVERAL};
 
-pub(crate) use memory::prefetch;
-
 /// Packets that are looked up together.
 pub const BATCH: usize = 64;
 /// How long one look at every flow may take, in packet time: the granularity of timeouts.
@@ -268,7 +266,8 @@ impl FlowTable {
         if packets > 0 {
             cold.life |= EARLIER | BEGUN;
         }
-        *hot = Hot { tag: hot.tag, last: hot.last, flags: hot.flags.map(|flags| flags & FIN_SEEN), ..bytemuck::Zeroable::zeroed() };
+        *hot =
+            Hot { tag: hot.tag, last: hot.last, flags: hot.flags.map(|flags| flags & FIN_SEEN), ..bytemuck::Zeroable::zeroed() };
         self.counts.exported += packets;
         self.counts.flows.records += 1;
     }
@@ -309,12 +308,14 @@ impl FlowTable {
         self.cursor = end % slots;
     }
 
-    /// Ends every flow, e.g. because the sensor stops.
+    /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason, out: &mut Vec<FlowRecord>) {
         while let Some(at) = self.slab.next_taken(0, self.slab.slots()) {
             self.end(at, reason, out);
         }
         self.newborn.clear();
+        self.slice = Slice::default();
+        (self.newest, self.swept) = (Timestamp::NONE, Timestamp::NONE);
     }
 
     fn begin_oldest(&mut self, out: &mut Vec<FlowRecord>) {
