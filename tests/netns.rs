@@ -341,6 +341,22 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
+fn one_capability_is_enough_for_libpcap() {
+    const TEST: &str = "one_capability_is_enough_for_libpcap";
+    const WITH_ONE: &str = "SPANWATCH_TEST_WITH_ONE_CAPABILITY";
+    in_namespace(TEST, || {
+        if std::env::var_os(WITH_ONE).is_some() {
+            let opened = open(&settings(Mode::Auto)).expect("NET_RAW suffices");
+            assert_eq!(opened.in_force, InForce::Packet);
+            assert!(opened.why.contains("grant the capabilities"), "{}", opened.why);
+            return;
+        }
+        mirror_port(1, 1500);
+        again_with(TEST, "-all,+net_raw", WITH_ONE);
+    });
+}
+
+#[test]
 fn four_capabilities_are_enough() {
     const TEST: &str = "four_capabilities_are_enough";
     const WITH_FOUR: &str = "SPANWATCH_TEST_WITH_FOUR_CAPABILITIES";
