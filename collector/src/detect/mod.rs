@@ -13,6 +13,8 @@ mod parity;
 pub mod row;
 pub mod rules;
 pub mod scan;
+#[cfg(test)]
+mod tests;
 pub mod volume;
 
 use std::collections::HashMap;

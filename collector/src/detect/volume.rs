@@ -251,10 +251,11 @@ impl Volume {
         let service = service_name(*protocol, *port);
         Finding {
             sentence: format!(
-                "{host} exchanged {} over {service} in the {} s from {}; its mean is {}, so that deviates by {value} times the mean",
+                "{host} exchanged {} over {service} in the {} s from {}, {:.1} times its mean of {}",
                 in_bytes(cell.octets as f64),
                 self.window.as_secs(),
                 clock_face(start),
+                cell.octets as f64 / mean,
                 in_bytes(mean),
             ),
             rule: self.rule.clone(),
@@ -266,7 +267,7 @@ impl Volume {
             evidence: Evidence {
                 value,
                 threshold,
-                unit: "times the mean".to_owned(),
+                unit: "means off the mean".to_owned(),
                 octets: Some(cell.octets),
                 mean_octets: Some(round2(mean)),
                 services: vec![service],
