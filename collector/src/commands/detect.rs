@@ -150,7 +150,7 @@ mod tests {
     fn lines() -> Vec<String> {
         let record = |i: u32| {
             let at = Timestamp::from_nanos(1_795_255_200_000_000_000 + i64::from(i) * 333_333_333);
-            let scanner = i % 7 == 0;
+            let scanner = i.is_multiple_of(7);
             FlowRecord {
                 state: FlowState::Begin,
                 source: Address::from_v4([10, 0, 0, if scanner { 9 } else { (i % 5) as u8 }]),

@@ -100,11 +100,12 @@ fn kql(records: &[FlowRecord]) -> BTreeSet<Answer> {
         let mean = bins.values().sum::<u64>() as f64 / bins.len() as f64;
         let deviation = |volume: u64| ((volume as f64 - mean).abs() / mean * 100.0).round() as i64;
         // The first of equal maxima, as ours.
-        if let Some((at, &volume)) = bins.iter().rev().max_by_key(|(_, volume)| deviation(**volume)) {
-            if mean > 0.0 && deviation(volume) > 0 {
-                let subject = Subject::Service { host, protocol, port, observer: String::new() };
-                answers.insert(("AZ-03".to_owned(), subject.to_string(), *at, deviation(volume)));
-            }
+        if let Some((at, &volume)) = bins.iter().rev().max_by_key(|(_, volume)| deviation(**volume))
+            && mean > 0.0
+            && deviation(volume) > 0
+        {
+            let subject = Subject::Service { host, protocol, port, observer: String::new() };
+            answers.insert(("AZ-03".to_owned(), subject.to_string(), *at, deviation(volume)));
         }
     }
     answers

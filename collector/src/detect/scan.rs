@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | who | private IPv4 to private IPv4 | any address but multicast, broadcast and what is excluded |
 //! | what | TCP to ports below 10000 | TCP, UDP, SCTP; for AZ-01 also ping; every port |
-//! | counts | every record | contacts that came to nothing ([`Contact::Probe`]) |
+//! | counts | every record, but the tail of a flow | contacts that came to nothing ([`Contact::Probe`]) |
 //!
 //! Innocent things that look alike: vulnerability scanners, monitoring of many dead hosts, load balancers that probe by connecting
 //! and hanging up. An ACK-only scan is not counted: its records look like connections that began before the sensor did.
@@ -21,7 +21,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::card::{Card, EXAMPLES_MAX, Least};
 use super::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use super::row::{Contact, Row};
+use super::row::{Contact, Part, Row};
 use super::rules::{Exclude, HorizontalScan, VerticalScan, secs};
 use super::{Detector, Mode, State};
 
@@ -139,6 +139,7 @@ impl Scan {
         match self.rule.variant {
             Variant::Exact => {
                 row.protocol == protocol::TCP
+                    && row.part != Part::Tail
                     && row.port < EXACT_PORT_END
                     && row.source.is_private_v4()
                     && row.destination.is_private_v4()
@@ -265,10 +266,10 @@ impl Detector for Scan {
         if self.counted == Counted::Hosts {
             tally.services.insert(service);
         }
-        if tally.observers.len() < EXAMPLES_MAX {
-            if let Err(place) = tally.observers.binary_search(&row.observer) {
-                tally.observers.insert(place, row.observer.clone());
-            }
+        if tally.observers.len() < EXAMPLES_MAX
+            && let Err(place) = tally.observers.binary_search(&row.observer)
+        {
+            tally.observers.insert(place, row.observer.clone());
         }
         if tally.targets.insert(target) && self.early && tally.targets.count() >= tally.tell_at {
             let stage = if std::mem::replace(&mut tally.told, true) { Stage::Grown } else { Stage::Crossed };

@@ -45,7 +45,7 @@ pub(super) fn knock(source: &str, destination: &str, protocol: u8, port: u16, se
     let flags = if protocol == protocol::TCP { tcp::SYN } else { 0 };
     FlowRecord {
         state: if protocol == protocol::UDP { FlowState::End } else { FlowState::Begin },
-        packets: [0, 0],
+        packets: [u64::from(protocol == protocol::UDP), 0],
         octets: [0, 0],
         start: [at(secs), Timestamp::NONE],
         tcp_flags: [flags, 0],
