@@ -28,6 +28,9 @@ use super::{Detector, Mode, State};
 /// Exact rules look at ports below this one.
 const EXACT_PORT_END: u16 = 10_000;
 
+/// Services named in a sentence.
+const NAMED_MAX: usize = 5;
+
 /// What is counted per key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
@@ -221,10 +224,17 @@ impl Scan {
             Variant::Exact => "answered or not",
             Variant::Fixed => "and no conversation came of it",
         };
-        let services = listed(&evidence.services, 5);
+        let services = &evidence.services;
         match self.counted {
-            Counted::Hosts => format!("{source} tried {count} hosts on {services} {within}, {outcome}"),
-            Counted::Ports => format!("{source} tried {count} ports of {destination} {within}, {outcome}: {services}"),
+            Counted::Hosts if services.len() > NAMED_MAX => {
+                format!("{source} tried {count} hosts on more than {NAMED_MAX} services {within}, {outcome}")
+            }
+            Counted::Hosts => format!("{source} tried {count} hosts on {} {within}, {outcome}", services.join(", ")),
+            Counted::Ports => {
+                let (few, more) = services.split_at(services.len().min(NAMED_MAX));
+                let more = if more.is_empty() { "" } else { ", …" };
+                format!("{source} tried {count} ports of {destination} {within}, {outcome}: {}{more}", few.join(", "))
+            }
         }
     }
 }
@@ -306,12 +316,4 @@ impl Detector for Scan {
 
 fn named(service: u128) -> String {
     service_name((service >> 16) as u8, service as u16)
-}
-
-/// At most `most` of `words`, and whether there are more.
-fn listed(words: &[String], most: usize) -> String {
-    match words.get(..most) {
-        Some(few) if words.len() > most => format!("{}, …", few.join(", ")),
-        _ => words.join(", "),
-    }
 }

@@ -239,18 +239,28 @@ fn late_records_and_full_tables_are_counted_and_a_scanner_outlives_the_flood() {
     let mut records: Vec<FlowRecord> = (1..=7).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 1.0)).collect();
     records.extend((0..100).map(|i| knock(&format!("192.0.2.{i}"), "10.0.1.1", TCP, 445, 2.0)));
     records.extend((8..=9).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 3.0)));
-    records.push(knock("10.0.0.9", "10.0.1.1", TCP, 445, 151.0)); // 10:01:00 is 91 s ago
-    records.push(knock("10.0.0.9", "10.0.1.10", TCP, 445, 59.0));
-    let (findings, detection) = replay(&few, &records);
-    assert_eq!(findings.iter().map(|finding| finding.evidence.value).collect::<Vec<_>>(), [9.0]);
+    let mut detection = Detection::new(&few, Mode::Stream);
+    let mut findings = Vec::new();
+    records.iter().for_each(|record| detection.observe("tap", record));
+    detection.observe("tap", &knock("10.0.0.9", "10.0.1.1", TCP, 445, 151.0)); // 10:01:00 is 91 s ago
+    detection.poll(at(151.0), &mut findings);
+    detection.observe("tap", &knock("10.0.0.9", "10.0.1.10", TCP, 445, 59.0));
+    assert_eq!(findings.last().map(|finding| (finding.stage, finding.evidence.value)), Some((Stage::Closed, 9.0)));
     let state = detection.states().next().expect("one rule");
-    assert_eq!((state.late, state.refused, state.keys), (1, 0, 0));
+    assert_eq!((state.late, state.refused, state.keys), (1, 0, 1));
     assert!(state.evicted >= 100 - 16, "{state:?}");
 
     let scanners = |i: u16| (1..=7).map(move |j| knock(&format!("192.0.2.{i}"), &format!("10.0.1.{j}"), TCP, 445, 1.0));
     let (findings, detection) = replay(&few, &(0..17).flat_map(scanners).collect::<Vec<_>>());
     assert_eq!(findings.len(), 16);
     assert_eq!(detection.states().next().expect("one rule").refused, 7, "no one that is over the threshold is let go");
+}
+
+#[test]
+fn a_replay_takes_what_a_sensor_puts_out_only_after_a_pause_of_the_file() {
+    let mut records = vec![talk("10.0.0.1", "10.0.0.2", TCP, 443, 10_000.0, 100)];
+    records.extend((1..=7).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 1.0)));
+    assert_eq!(replay(&RuleFile::default(), &records).0.len(), 1);
 }
 
 #[test]
