@@ -9,7 +9,8 @@
 //! Innocent things that look alike: vulnerability scanners, monitoring of many dead hosts, load balancers that probe by connecting
 //! and hanging up. An ACK-only scan is not counted: its records look like connections that began before the sensor did.
 //!
-//! Windows are epoch-aligned stretches of event time; each holds a [`Card`] per key until the watermark passes its end.
+//! Windows are epoch-aligned stretches of event time; each holds a [`Card`] per key until the watermark passes its end. At
+//! `keys_max` keys the quietest are let go and counted; a key that is over the threshold stays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -257,6 +257,26 @@ fn late_records_and_full_tables_are_counted_and_a_scanner_outlives_the_flood() {
 }
 
 #[test]
+fn a_full_volume_table_lets_the_smallest_go_and_keeps_what_could_fire() {
+    let records = |loud: u64| -> Vec<FlowRecord> {
+        let quiet = (0..40).map(|port| talk("10.0.0.1", "10.0.0.2", TCP, port, 1.0, 500));
+        let loud =
+            (0..7).map(|i| talk("10.0.0.1", "10.0.0.2", TCP, 445, i as f64 * 300.0, if i == 6 { loud } else { 1_000_000 }));
+        loud.clone().take(1).chain(quiet).chain(loud.skip(1)).collect()
+    };
+    let few = |variant: &str| {
+        rules(&format!("[AZ-03]\nvariants = ['{variant}']\nkeys_max = 16\n[AZ-01]\nvariants = []\n[AZ-02]\nvariants = []\n"))
+    };
+    let (findings, detection) = replay(&few("fixed"), &records(64_000_000));
+    assert_eq!(findings.len(), 1);
+    let state = detection.states().next().expect("one rule");
+    assert!(state.evicted >= 40 - 16 && state.refused == 0, "{state:?}");
+    let (_, detection) = replay(&few("exact"), &records(64_000_000));
+    let state = detection.states().next().expect("one rule");
+    assert_eq!((state.evicted, state.refused > 0), (0, true), "exact sums let nothing go, so the newest is refused");
+}
+
+#[test]
 fn a_replay_takes_what_a_sensor_puts_out_only_after_a_pause_of_the_file() {
     let mut records = vec![talk("10.0.0.1", "10.0.0.2", TCP, 443, 10_000.0, 100)];
     records.extend((1..=7).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 1.0)));
