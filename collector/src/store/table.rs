@@ -173,11 +173,15 @@ impl Table {
         }
     }
 
-    /// Commits `actions` and `marks` as one. When it returns without error they are durable; after an error, whether they
-    /// are must be asked of the table.
-    pub(super) async fn commit(&mut self, actions: Vec<Action>, marks: &[Mark], operation: DeltaOperation) -> Result<(), StoreError> {
-        // Upkeep may have trimmed the log since the last look: a commit must not start from what is gone.
-        self.refresh().await?;
+    /// Commits `actions` and `marks` as one, on top of the table as of the last look at it: when somebody else has moved one of
+    /// the same marks since, it fails. When it returns without error the commit is durable; after an error, whether it is
+    /// must be asked of the table.
+    pub(super) async fn commit(
+        &mut self,
+        actions: Vec<Action>,
+        marks: &[Mark],
+        operation: DeltaOperation,
+    ) -> Result<(), StoreError> {
         let failed = |error: DeltaTableError| StoreError::table("commit", &self.directory, &error);
         let transactions = marks.iter().flat_map(|mark| {
             [
