@@ -182,9 +182,11 @@ stop_kept() {
     [ -e "$kept/state" ] || fail "no demo is running"
     # shellcheck disable=SC1091 # written by keep
     . "$kept/state"
-    trap 'take_down; rm -r "$kept"' EXIT
+    trap take_down EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
+    trap 'exit 129' HUP
+    rm -r "$kept"
     finish
 }
 
@@ -202,7 +204,7 @@ start() {
         "$@" </dev/null >"$file.log" 2>&1 &
         echo $! >"$file.pid"
         wait $!
-        echo $? >"$file.exit"' start "$work/$name" ip netns exec "$lab-$space" "$@" &
+        echo $? >"$file.exit"' start "$work/$name" ip netns exec "$lab-$space" "$@" </dev/null >/dev/null 2>&1 &
     await "$name to start" 5 test -s "$work/$name.pid"
 }
 
