@@ -9,8 +9,6 @@ bin := $(target)/release
 # The lab needs root; a user's own cargo and target directory stay the user's.
 as_root := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-prefix ?= /usr/local
-
 .PHONY: help
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,12 +58,13 @@ licences: ## every crate's licence against the list in .ci/licences.py
 	@.ci/licences.py $(wildcard $(bin)/spanwatch-sensor $(bin)/spanwatch-collector)
 
 .PHONY: install
-install: ## installs what `make build` made, with configuration and systemd units (DESTDIR and prefix are honoured)
+install: ## as root: what `make build` made, configuration that is not there yet, systemd units (DESTDIR is honoured)
 	@[ -x $(bin)/spanwatch-sensor ] && [ -x $(bin)/spanwatch-collector ] || { echo "run first: make build" >&2; exit 1; }
-	install -D -m 755 -t $(DESTDIR)$(prefix)/bin $(bin)/spanwatch-sensor $(bin)/spanwatch-collector
-	install -D -m 644 -t $(DESTDIR)/etc/systemd/system deploy/systemd/*.service
+	install -D -m 755 -t $(DESTDIR)/usr/local/bin $(bin)/spanwatch-sensor $(bin)/spanwatch-collector
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system deploy/systemd/spanwatch-sensor.service deploy/systemd/spanwatch-collector.service
 	install -D -m 644 deploy/systemd/spanwatch.sysusers $(DESTDIR)/usr/lib/sysusers.d/spanwatch.conf
+	install -D -m 644 deploy/systemd/spanwatch.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/spanwatch.conf
 	@for file in sensor.toml collector.toml rules/az.toml; do \
 		new=$(DESTDIR)/etc/spanwatch/$$file; \
-		[ -e $$new ] && echo "kept $$new" || install -D -m 644 deploy/$$file $$new; done
-	@[ -n "$(DESTDIR)" ] || { systemd-sysusers spanwatch.conf && systemctl daemon-reload; }
+		if [ -e $$new ]; then echo "kept $$new"; else install -D -m 644 deploy/$$file $$new; fi || exit; done
+	@[ -n "$(DESTDIR)" ] || { systemd-sysusers spanwatch.conf && systemd-tmpfiles --create spanwatch.conf && systemctl daemon-reload; }
