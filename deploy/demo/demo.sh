@@ -68,7 +68,6 @@ run_all() {
 
     title "Ordinary traffic: Modbus polls, names, a download, pings"
     mirror_count rx_packets >"$work/rx_packets.before"
-    mirror_count rx_dropped >"$work/rx_dropped.before"
     mirror_on || exit 77
     ordinary_traffic
 
@@ -142,8 +141,8 @@ finish() {
     mirror_off
     sleep 0.5
     mirror_count rx_packets >"$work/rx_packets"
-    mirror_count rx_dropped >"$work/rx_dropped"
     mirror_count tx_packets >"$work/tx_packets"
+    cable_lost >"$work/cable_lost"
     stop sensor TERM 30
     collector_says query "SELECT count(*) AS records FROM flows" --format json >"$work/stored.json" ||
         fail "the query failed" stderr

@@ -84,9 +84,15 @@ mirror_off() {
     for port in "${lab_ports[@]}"; do tc -n "$lab-bridge" qdisc del dev "$port" clsact 2>/dev/null || true; done
 }
 
-# A counter of the mirror port as the kernel keeps it: `mirror_count rx_packets`.
+# A counter of the mirror port as the kernel keeps it: `mirror_count rx_packets`. Not rx_dropped: on veth it also holds
+# packets that were received, counted, and then found no room in a socket's ring.
 mirror_count() {
     in_ns sensor cat "/sys/class/net/mon0/statistics/$1"
+}
+
+# Packets that never arrived at the mirror port, because the 256 places of the veth's own ring were taken.
+cable_lost() {
+    in_ns bridge cat /sys/class/net/m0/statistics/tx_dropped
 }
 
 # Removes the namespaces and with them every interface.

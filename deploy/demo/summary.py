@@ -3,8 +3,7 @@
 
 usage: summary.py DIRECTORY SCANNER
 
-DIRECTORY holds what demo.sh left there: ledger.json, stored.json, alerts.json, the mirror port's counters before
-and after, the probes as tcpdump saw them leave the scanner (address SCANNER), and the programs' exit statuses.
+DIRECTORY holds what demo.sh left there: ledger.json, stored.json, alerts.json, the mirror port's counters, the probes as tcpdump saw them leave the scanner (address SCANNER), and the programs' exit statuses.
 Exit status: 0 everything holds; 1 something does not, and its line says NOT.
 """
 
@@ -49,19 +48,17 @@ def processes(directory):
 
 
 def mirror_port(directory, ledger):
-    """The kernel's count is independent of the sensor's: veth counts what it received, and what it had to drop."""
-    received, dropped = (
-        number(directory / name) - number(directory / f"{name}.before") for name in ("rx_packets", "rx_dropped")
-    )
+    """The kernel's count is independent of the sensor's: veth counts each packet as it arrives, before XDP sees it."""
+    kernel = number(directory / "rx_packets") - number(directory / "rx_packets.before")
     sent = number(directory / "tx_packets")
-    kernel = received + dropped
-    delivered, lost = ledger.get("delivered", -1), total(ledger.get("dropped"))
+    delivered, dropped = ledger.get("delivered", -1), total(ledger.get("dropped"))
     line(
-        f"kernel: {kernel:,} packets at the mirror port ({received:,} received, {dropped:,} dropped)"
-        f" = sensor: {delivered:,} delivered + {lost:,} dropped",
-        kernel == delivered + lost and kernel > 0,
+        f"kernel: {kernel:,} packets at the mirror port = sensor: {delivered:,} delivered + {dropped:,} dropped",
+        kernel == delivered + dropped and kernel > 0,
     )
-    line(f"the mirror port sent {sent:,} packets", sent == 0)
+    line(f"kernel: the mirror port sent {sent:,} packets", sent == 0)
+    if lost := number(directory / "cable_lost"):
+        print(f"    {lost:,} more were lost on the lab's cable before they reached the mirror port")
 
 
 def equations(ledger):
