@@ -144,8 +144,8 @@ finish() {
     mirror_count tx_packets >"$work/tx_packets"
     cable_lost >"$work/cable_lost"
     stop sensor TERM 30
-    collector_says query "SELECT count(*) AS records FROM flows" --format json >"$work/stored.json" ||
-        fail "the query failed" stderr
+    collector_says query --format json "SELECT count(*) AS records, sum(packetDeltaCount + reversePacketDeltaCount) AS packets
+        FROM flows" >"$work/stored.json" || fail "the query failed" stderr
     collector_says alerts --format json >"$work/alerts.json" || fail "listing the alerts failed" stderr
     stop collector TERM 30
 
@@ -158,10 +158,11 @@ keep() {
     run_all
     mkdir -m 700 "$kept"
     printf 'lab=%q\nwork=%q\nbin=%q\n' "$lab" "$work" "$bin" >"$kept/state"
+    local columns="SELECT time, flowState, sourceIPv6Address, destinationIPv6Address, destinationTransportPort, packetDeltaCount"
     cat >"$kept/how" <<HOW
 The lab runs, with ordinary traffic. To look at it, as root:
 
-  records    $bin/spanwatch-collector query "SELECT * FROM flows LIMIT 10" --config $work/collector.toml
+  records    $bin/spanwatch-collector query "$columns FROM flows ORDER BY time DESC LIMIT 20" --config $work/collector.toml
   alerts     $bin/spanwatch-collector alerts --follow --config $work/collector.toml
   a scan     ip netns exec $lab-scanner nmap -n -Pn -sS -p 1-200 $host_a
   mirror     ip netns exec $lab-sensor tcpdump -n -i mon0

@@ -78,9 +78,13 @@ def equations(ledger):
 
 def store(directory, ledger):
     rows = records(directory / "stored.json")
-    stored = next(iter(rows[0].values())) if rows else -1
-    acknowledged = (ledger.get("flows") or {}).get("records_acknowledged", -2)
-    line(f"store: {stored:,} records = {acknowledged:,} acknowledged", stored == acknowledged)
+    stored = rows[0] if rows else {}
+    for what, acknowledged in (
+        ("records", (ledger.get("flows") or {}).get("records_acknowledged", -1)),
+        ("packets", ledger.get("acknowledged", -1)),
+    ):
+        held = stored.get(what) or 0
+        line(f"store: {held:,} {what} = {acknowledged:,} {what} acknowledged", held == acknowledged)
 
 
 def alerts(directory, scanner):
