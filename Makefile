@@ -32,6 +32,12 @@ demo-keep: build ## the same, and leaves it running to look around
 demo-stop: ## ends what demo-keep left running
 	@$(as_root) deploy/demo/demo.sh stop
 
+.PHONY: soak
+soak: minutes ?= 10
+soak: build ## the demo after minutes=10 of ordinary traffic, with the memory both programs occupy
+	@deploy/packages.sh lab
+	@$(as_root) deploy/demo/demo.sh --bin $(bin) soak $(minutes)
+
 .PHONY: test
 test: ## all tests; as root also the privileged ones (REQUIRE_PRIVILEGED=1: fail where they cannot run)
 	@deploy/packages.sh build lab

@@ -2,9 +2,10 @@
 # From a mirror port to an alert, on this machine: builds the lab of lab.sh, runs a collector and a sensor in it as two
 # processes with their normal configuration files, makes ordinary traffic, scans with nmap, and adds everything up.
 #
-# usage: demo.sh [--bin DIRECTORY] run     everything, then takes it down         (make demo)
-#        demo.sh [--bin DIRECTORY] keep    everything, and leaves it running      (make demo-keep)
-#        demo.sh [--bin DIRECTORY] stop    ends what `keep` left, and adds it up  (make demo-stop)
+# usage: demo.sh [--bin DIRECTORY] run           everything, then takes it down         (make demo)
+#        demo.sh [--bin DIRECTORY] soak MINUTES  the same, after that much more traffic (make soak)
+#        demo.sh [--bin DIRECTORY] keep          everything, and leaves it running      (make demo-keep)
+#        demo.sh stop                            ends what `keep` left, and adds it up  (make demo-stop)
 #
 # DIRECTORY holds spanwatch-sensor and spanwatch-collector; default: target/release of this checkout.
 # Exit status: 0 the ledger balances and both scans were found; 1 something of this is not so; 2 usage;
@@ -27,10 +28,13 @@ main() {
         bin=$(cd "${2:?--bin needs a directory}" && pwd)
         shift 2
     fi
-    [ $# = 1 ] || usage
-    case $1 in
+    case $* in
         run)
-            run_all
+            run_all 0
+            finish
+            ;;
+        'soak '[1-9]*)
+            run_all "$2"
             finish
             ;;
         keep) keep ;;
@@ -40,15 +44,16 @@ main() {
 }
 
 usage() {
-    sed -n '5,7s/^# //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '5,8s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
 # ---- the acts -------------------------------------------------------------------------------------------------------
 
+# run_all MINUTES: everything up to the scans, which come after so many minutes of further traffic.
 run_all() {
     lab_check || exit 77
-    local program
+    local minutes=$1 program
     for program in spanwatch-sensor spanwatch-collector; do
         [ -x "$bin/$program" ] || fail "$bin/$program is not there; build it with: make build"
     done
@@ -69,7 +74,7 @@ run_all() {
     title "Ordinary traffic: Modbus polls, names, a download, pings"
     mirror_count rx_packets >"$work/rx_packets.before"
     mirror_on || exit 77
-    ordinary_traffic
+    ordinary_traffic "$minutes"
 
     title "Scans: nmap sweeps port 502, then scans 1000 ports of one host"
     scan
@@ -98,15 +103,22 @@ start_programs() {
 }
 
 ordinary_traffic() {
+    local end
     mkdir "$work/www"
     head -c 2000000 /dev/urandom >"$work/www/firmware.img"
     start modbus b python3 "$here/traffic.py" serve "$host_b"
     start http b python3 -m http.server --bind "$host_b" --directory "$work/www" 8080
     sleep 0.5
     start poller a python3 "$here/traffic.py" poll "$host_b" 0
-    in_ns a curl -fsS --max-time 20 --retry 5 --retry-connrefused --output /dev/null "http://$host_b:8080/firmware.img" ||
-        fail "the download from host B failed" http
-    in_ns a ping -q -c 5 -i 0.2 -W 2 "$host_b" >/dev/null || fail "host B does not answer host A"
+    resident "at the start"
+    end=$((SECONDS + $1 * 60))
+    while
+        in_ns a curl -fsS --max-time 20 --retry 5 --retry-connrefused --output /dev/null "http://$host_b:8080/firmware.img" ||
+            fail "the download from host B failed" http
+        in_ns a ping -q -c 5 -i 0.2 -W 2 "$host_b" >/dev/null || fail "host B does not answer host A"
+        [ "$SECONDS" -lt "$end" ]
+    do sleep 5; done
+    resident "now"
     sleep 2
     # An alert about hosts that only talk to each other would be a false one.
     if [ -s "$work/alerts.ndjson" ]; then
@@ -115,6 +127,15 @@ ordinary_traffic() {
         fail "ordinary traffic must stay silent"
     fi
     echo "no alert, as it should be"
+}
+
+# What both programs occupy: a soak should end with little more than it began.
+resident() {
+    local name
+    for name in sensor collector; do
+        awk -v name="$name" -v when="$1" '/^VmRSS/ { printf "%s: %d MiB resident %s\n", name, $2 / 1024, when }' \
+            "/proc/$(<"$work/$name.pid")/status" || fail "the $name has gone" "$name"
+    done
 }
 
 scan() {
@@ -155,7 +176,7 @@ finish() {
 keep() {
     lab_check || exit 77
     [ ! -e "$kept" ] || fail "a demo is already running; see it with: cat $kept/how, end it with: make demo-stop"
-    run_all
+    run_all 0
     mkdir -m 700 "$kept"
     printf 'lab=%q\nwork=%q\nbin=%q\n' "$lab" "$work" "$bin" >"$kept/state"
     local columns="SELECT time, flowState, sourceIPv6Address, destinationIPv6Address, destinationTransportPort, packetDeltaCount"
