@@ -166,8 +166,8 @@ finish() {
     cable_lost >"$work/cable_lost"
     stop sensor TERM 30
     collector_says query --format json "SELECT count(*) AS records, sum(packetDeltaCount + reversePacketDeltaCount) AS packets
-        FROM flows" >"$work/stored.json" || fail "the query failed" stderr
-    collector_says alerts --format json >"$work/alerts.json" || fail "listing the alerts failed" stderr
+        FROM flows" >"$work/stored.json" || complain "the query failed" stderr
+    collector_says alerts --format json >"$work/alerts.json" || complain "listing the alerts failed" stderr
     stop collector TERM 30
 
     python3 "$here/summary.py" "$work" "$scanner"
@@ -329,13 +329,17 @@ title() {
 
 strip_colours() { sed 's/\x1b\[[0-9;]*m//g'; }
 
-# fail SENTENCE [NAME]: says why, shows the end of NAME.log, and ends.
-fail() {
+# complain SENTENCE [NAME]: says why, and shows the end of NAME.log.
+complain() {
     echo "demo: $1" >&2
     if [ -n "${2:-}" ] && [ -s "$work/$2.log" ]; then
         echo "the last lines of $2.log:" >&2
-        tail -n 15 "$work/$2.log" >&2
+        tail -n 10 "$work/$2.log" | strip_colours >&2
     fi
+}
+
+fail() {
+    complain "$@"
     exit 1
 }
 
