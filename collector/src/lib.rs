@@ -1,1 +1,4 @@
 //! skeleton
+pub mod alert;
+pub mod commands;
+pub mod detect;

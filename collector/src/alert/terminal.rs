@@ -1,0 +1,78 @@
+//! Alerts as lines for a person, coloured by severity where that helps.
+
+use std::io::{self, IsTerminal, Write};
+
+use spanwatch_common::time::Timestamp;
+
+use super::{Alert, AlertSink, AlertState};
+use crate::detect::finding::Severity;
+
+/// Writes one line per alert event.
+pub struct Terminal<W> {
+    to: W,
+    colour: Colour,
+}
+
+/// Whether to colour lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// With ANSI escapes.
+    Yes,
+    /// Plain.
+    No,
+}
+
+impl Colour {
+    /// Colour when `stream` is a terminal and the user did not set `NO_COLOR` (no-color.org).
+    pub fn wanted(stream: &impl IsTerminal) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if stream.is_terminal() && !refused { Self::Yes } else { Self::No }
+    }
+}
+
+impl<W: Write> Terminal<W> {
+    /// Lines to `to`.
+    pub const fn new(to: W, colour: Colour) -> Self {
+        Self { to, colour }
+    }
+}
+
+impl<W: Write + Send> AlertSink for Terminal<W> {
+    fn put(&mut self, alert: &Alert) -> io::Result<()> {
+        let line = line(alert, self.colour);
+        self.to.write_all(line.as_bytes())?;
+        self.to.flush()
+    }
+}
+
+/// `2026-11-21 10:41:07  medium  AZ-01  open     10.0.0.9 tried …`, with a line feed.
+pub fn line(alert: &Alert, colour: Colour) -> String {
+    let Alert { severity, state, rule, sentence, .. } = alert;
+    let at = to_the_second(alert.told);
+    let (on, off) = match colour {
+        Colour::No => ("", ""),
+        Colour::Yes => (escape(*severity, *state), "\x1b[0m"),
+    };
+    format!("{at}  {on}{severity:<8}{off}  {rule}  {state:<7}  {}\n", printable(sentence))
+}
+
+/// `2026-11-21 10:41:07`.
+pub fn to_the_second(at: Timestamp) -> String {
+    at.to_string().chars().take(19).map(|letter| if letter == 'T' { ' ' } else { letter }).collect()
+}
+
+/// Text from an alert file without control characters: a terminal must not obey a file.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}
+
+const fn escape(severity: Severity, state: AlertState) -> &'static str {
+    match (state, severity) {
+        (AlertState::Closed, _) => "\x1b[2m",
+        (_, Severity::Critical) => "\x1b[1;97;41m",
+        (_, Severity::High) => "\x1b[1;31m",
+        (_, Severity::Medium) => "\x1b[33m",
+        (_, Severity::Low) => "\x1b[36m",
+        (_, Severity::Informational) => "\x1b[37m",
+    }
+}

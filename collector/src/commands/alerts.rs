@@ -1,0 +1,184 @@
+//! `spanwatch-collector alerts`: what the alert file says.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+
+use crate::alert::file::{self, LINE_LEN_MAX};
+use crate::alert::terminal::{self, Colour, printable, to_the_second};
+use crate::alert::{Alert, AlertState};
+
+/// How often `--follow` looks for new lines.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Show alerts: the newest state of each, oldest first.
+#[derive(Clone, Debug, Args)]
+pub struct AlertsArgs {
+    /// Keep going, and print every event as it comes.
+    #[arg(long)]
+    pub follow: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = AlertsFormat::Table)]
+    pub format: AlertsFormat,
+    /// Only alerts that are not closed.
+    #[arg(long)]
+    pub open: bool,
+}
+
+/// How to print alerts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AlertsFormat {
+    /// For people.
+    Table,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Prints the alerts of `path`.
+///
+/// # Errors
+/// The file cannot be read or the output cannot be written. A closed output (`| head`) is no error.
+pub fn run(args: &AlertsArgs, path: &Path) -> anyhow::Result<()> {
+    match print(args, path, &mut io::stdout().lock()) {
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => Ok(()),
+        done => done,
+    }
+}
+
+fn print(args: &AlertsArgs, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    // The tail begins where the file ends before it is read: what is appended meanwhile may show twice, never not at all.
+    let tail = if args.follow { Some(Tail::at_end(path)?) } else { None };
+    let told = file::read(path).with_context(|| format!("read the alert file {}", path.display()))?;
+    let shown = |alert: &Alert| !args.open || alert.state != AlertState::Closed;
+    let alerts: Vec<Alert> = told.alerts.into_iter().filter(shown).collect();
+    match args.format {
+        AlertsFormat::Table => out.write_all(table(&alerts).as_bytes())?,
+        AlertsFormat::Json => {
+            for alert in &alerts {
+                writeln!(out, "{}", serde_json::to_string(alert)?)?;
+            }
+        }
+    }
+    out.flush()?;
+    if told.unreadable > 0 {
+        eprintln!("{} lines of {} are no alerts and were passed over", told.unreadable, path.display());
+    }
+    let Some(mut tail) = tail else { return Ok(()) };
+    let colour = Colour::wanted(&io::stdout());
+    loop {
+        tail.each_new(path, |line| {
+            let Ok(alert) = serde_json::from_slice::<Alert>(line) else { return Ok(()) };
+            if shown(&alert) {
+                match args.format {
+                    AlertsFormat::Table => out.write_all(terminal::line(&alert, colour).as_bytes())?,
+                    AlertsFormat::Json => writeln!(out, "{}", serde_json::to_string(&alert)?)?,
+                }
+                out.flush()?;
+            }
+            Ok(())
+        })?;
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The growing end of a file that may be renamed away and made anew.
+struct Tail {
+    file: Option<BufReader<File>>,
+    /// The beginning of a line whose end has not been written yet.
+    partial: Vec<u8>,
+}
+
+impl Tail {
+    fn at_end(path: &Path) -> io::Result<Self> {
+        let mut tail = Self { file: open(path)?, partial: Vec::new() };
+        if let Some(file) = &mut tail.file {
+            io::Seek::seek(file, io::SeekFrom::End(0))?;
+        }
+        Ok(tail)
+    }
+
+    /// Hands every line that was completed since the last call to `each`.
+    fn each_new(&mut self, path: &Path, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        loop {
+            // Whether the path names another file is asked before the old one is read to its end, so that nothing is missed.
+            let moved = !self.is_current(path)?;
+            if let Some(file) = &mut self.file {
+                while file.by_ref().take(LINE_LEN_MAX).read_until(b'\n', &mut self.partial)? > 0 {
+                    if self.partial.last() == Some(&b'\n') || self.partial.len() as u64 >= LINE_LEN_MAX {
+                        each(&self.partial)?;
+                        self.partial.clear();
+                    }
+                }
+            }
+            if !moved {
+                return Ok(());
+            }
+            self.partial.clear();
+            self.file = open(path)?;
+            if self.file.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_current(&self, path: &Path) -> io::Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let ours = file.get_ref().metadata()?;
+        match std::fs::metadata(path) {
+            Ok(theirs) => Ok(ours.ino() == theirs.ino() && ours.dev() == theirs.dev()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(BufReader::new(file))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Alerts in columns, with a heading.
+pub(super) fn table(alerts: &[Alert]) -> String {
+    if alerts.is_empty() {
+        return "no alerts\n".to_owned();
+    }
+    let heading = ["first", "last", "severity", "rule", "state", "subject", "what happened"].map(str::to_owned);
+    let rows = alerts.iter().map(|alert| {
+        let rule = match alert.variant {
+            crate::detect::Variant::Fixed => alert.rule.clone(),
+            crate::detect::Variant::Exact => format!("{} exact", alert.rule),
+        };
+        [
+            to_the_second(alert.first),
+            to_the_second(alert.last),
+            alert.severity.to_string(),
+            rule,
+            alert.state.to_string(),
+            alert.subject.clone(),
+            alert.sentence.clone(),
+        ]
+        .map(|cell| printable(&cell))
+    });
+    let rows: Vec<[String; 7]> = std::iter::once(heading).chain(rows).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = if column + 1 == row.len() {
+                0
+            } else {
+                rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 2
+            };
+            text.push_str(&format!("{cell:<width$}"));
+        }
+        text.push('\n');
+    }
+    text
+}

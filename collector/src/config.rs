@@ -1,0 +1,147 @@
+//! The collector's settings, gathered. Each section is explained where it is used, and in `deploy/collector.toml`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use spanwatch_common::settings::{self, SettingsError};
+
+use crate::alert::file::Settings as AlertSettings;
+use crate::detect::RuleFile;
+use crate::ingest::settings::IngestSettings;
+use crate::metrics::MetricsSettings;
+use crate::store::StoreSettings;
+
+/// Where the settings are unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/spanwatch/collector.toml";
+
+/// Everything an operator may set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How sensors connect.
+    pub ingest: IngestSettings,
+    /// Certificates.
+    pub pki: PkiSettings,
+    /// Where records are kept.
+    pub store: StoreSettings,
+    /// What is looked for in them.
+    pub detect: DetectSettings,
+    /// Where alerts go.
+    pub alerts: AlertSettings,
+    /// The collector's own numbers.
+    pub metrics: MetricsSettings,
+}
+
+/// Section `[pki]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PkiSettings {
+    /// Where `pki init` and `pki issue` keep certificates and keys. Only `ca.key` is secret beyond this machine's own needs:
+    /// whoever has it can make sensors.
+    pub directory: PathBuf,
+}
+
+impl Default for PkiSettings {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("/var/lib/spanwatch/pki") }
+    }
+}
+
+/// Section `[detect]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DetectSettings {
+    /// The rule file. Empty for the rules that come with the collector, which are those of `deploy/rules/az.toml`.
+    pub rules: PathBuf,
+}
+
+impl Config {
+    /// Reads the file at `path`, or [`DEFAULT_PATH`] if there is one, or takes the defaults.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, has unknown keys, or values out of range; with the place of the mistake.
+    pub fn load(path: Option<&Path>) -> Result<Self, SettingsError> {
+        let default = Path::new(DEFAULT_PATH);
+        match path {
+            Some(path) => Self::read(path),
+            None if default.exists() => Self::read(default),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Self, SettingsError> {
+        Self::parse(path, &read_text(path)?)
+    }
+
+    /// Reads `text`, the content of `path`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        let config: Self = settings::parse(path, text)?;
+        let sections = [
+            ("ingest", config.ingest.check()),
+            ("store", config.store.check()),
+            ("alerts", config.alerts.check()),
+            ("metrics", config.metrics.check()),
+        ];
+        for (section, result) in sections {
+            if let Err((key, sentence)) = result {
+                return Err(settings::mistake(path, text, &format!("{section}.{key}"), sentence));
+            }
+        }
+        Ok(config)
+    }
+
+    /// The rules that the settings name.
+    ///
+    /// # Errors
+    /// The rule file cannot be read, or has a mistake; with its place.
+    pub fn rules(&self) -> Result<RuleFile, SettingsError> {
+        let path = &self.detect.rules;
+        if path.as_os_str().is_empty() {
+            return Ok(RuleFile::default());
+        }
+        RuleFile::parse(path, &read_text(path)?)
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, SettingsError> {
+    fs::read_to_string(path).map_err(|error| SettingsError {
+        path: path.to_owned(),
+        place: None,
+        message: format!("cannot be read: {error}; does it exist, and may this user read it?"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_shipped_shows_every_key_with_its_default() {
+        let text = include_str!("../../deploy/collector.toml");
+        let shipped = Config::parse(Path::new("deploy/collector.toml"), text).unwrap();
+        assert_eq!(shipped, Config::default());
+        // Equal values could also come from keys that are absent: compare the keys as well.
+        let written: toml::Table = text.parse().unwrap();
+        let complete = toml::Table::try_from(Config::default()).unwrap();
+        for (section, keys) in &complete {
+            let written = written.get(section).and_then(toml::Value::as_table);
+            for key in keys.as_table().unwrap().keys() {
+                assert!(written.is_some_and(|table| table.contains_key(key)), "{section}.{key} is missing");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_shown_with_its_place_and_a_hint() {
+        let mistake = |text: &str| Config::parse(Path::new("c.toml"), text).unwrap_err().to_string();
+        assert_eq!(mistake("[store]\ndirectry = \"/x\"\n"), "c.toml:2:1: unknown key `directry`; did you mean `directory`?");
+        assert_eq!(
+            mistake("[ingest]\ncredit_batches = 0\n"),
+            "c.toml:2:1: ingest.credit_batches: must be between 1 and 4096, not 0"
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! What a detector claims, with what a person needs to check it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use spanwatch_common::net::Address;
+use spanwatch_common::text::protocol_name;
+use spanwatch_common::time::Timestamp;
+
+/// How a rule is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// As the public KQL does, to the row: for comparison with Azure.
+    Exact,
+    /// With the public rule's blind spots and false alarms mended: for operators.
+    Fixed,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "exact",
+            Self::Fixed => "fixed",
+        })
+    }
+}
+
+/// How much an alert matters, ascending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth a line in a report.
+    Informational,
+    /// Look when there is time.
+    Low,
+    /// Look today.
+    Medium,
+    /// Look now.
+    High,
+    /// Drop everything.
+    Critical,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Informational => "informational",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        })
+    }
+}
+
+/// What all findings of one rule have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleCard {
+    /// `AZ-01`.
+    pub id: &'static str,
+    /// `Horizontal scan`.
+    pub title: &'static str,
+    /// Exact or fixed.
+    pub variant: Variant,
+    /// From the rule file.
+    pub severity: Severity,
+    /// MITRE ATT&CK techniques, from the rule file.
+    pub attack: Vec<String>,
+}
+
+/// Whom a finding is about. With the rule, it names the alert.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A host.
+    Host(Address),
+    /// A host against another.
+    Pair(Address, Address),
+    /// A host and a service that it uses; with the observer where what two observers saw must not be added up.
+    Service {
+        /// The initiator.
+        host: Address,
+        /// IP protocol number.
+        protocol: u8,
+        /// Port of the responder.
+        port: u16,
+        /// Who saw it; empty for all together.
+        observer: String,
+    },
+}
+
+impl Subject {
+    /// The initiator.
+    pub const fn source(&self) -> Address {
+        match self {
+            Self::Host(source) | Self::Pair(source, _) | Self::Service { host: source, .. } => *source,
+        }
+    }
+
+    /// The one responder, if the finding is about one.
+    pub const fn destination(&self) -> Option<Address> {
+        match self {
+            Self::Pair(_, destination) => Some(*destination),
+            Self::Host(_) | Self::Service { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host) => write!(f, "{host}"),
+            Self::Pair(source, destination) => write!(f, "{source} > {destination}"),
+            Self::Service { host, protocol, port, observer } => {
+                write!(f, "{host} {}", service_name(*protocol, *port))?;
+                if observer.is_empty() { Ok(()) } else { write!(f, " at {observer}") }
+            }
+        }
+    }
+}
+
+/// `TCP/443`, or `ICMP` for a protocol without ports.
+pub fn service_name(protocol: u8, port: u16) -> String {
+    match port {
+        0 => protocol_name(protocol).into_owned(),
+        port => format!("{}/{port}", protocol_name(protocol)),
+    }
+}
+
+/// Why a finding is told now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The threshold was crossed a moment ago; the window is still open.
+    Crossed,
+    /// The count has at least doubled since it was last told; the window is still open.
+    Grown,
+    /// The window is closed: these numbers are final.
+    Closed,
+}
+
+/// A stretch of event time on the epoch grid, without its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Window {
+    /// Belongs to it.
+    pub start: Timestamp,
+    /// Does not.
+    pub end: Timestamp,
+}
+
+/// The numbers behind a finding.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// What was measured: distinct hosts, distinct ports, or deviation in units of the mean.
+    pub value: f64,
+    /// What `value` exceeds, or for a deviation at least equals.
+    pub threshold: f64,
+    /// What is counted: `hosts`, `ports`, `times the mean`.
+    pub unit: String,
+    /// Octets of the window, for a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub octets: Option<u64>,
+    /// Mean octets per window of the same source and service, for a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_octets: Option<f64>,
+    /// Hosts that were tried, at most 20, the numerically smallest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Address>,
+    /// Services that were tried (`TCP/445`), at most 20, the numerically smallest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// Who saw it, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observers: Vec<String>,
+}
+
+/// A detector's claim about one subject in one window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Which rule, how serious.
+    pub rule: std::sync::Arc<RuleCard>,
+    /// Why now.
+    pub stage: Stage,
+    /// About whom.
+    pub subject: Subject,
+    /// When.
+    pub window: Window,
+    /// Event time of the first record that speaks for it, within the window.
+    pub first: Timestamp,
+    /// Event time of the last record that speaks for it, within the window.
+    pub last: Timestamp,
+    /// The numbers.
+    pub evidence: Evidence,
+    /// What happened, for a person.
+    pub sentence: String,
+    /// How many times the threshold was measured; for sorting.
+    pub score: f64,
+}
+
+impl Finding {
+    /// The order in which a replay prints: by window, rule and subject.
+    pub fn order(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |finding: &Self| (finding.window, finding.rule.id, finding.rule.variant, finding.stage);
+        key(self).cmp(&key(other)).then_with(|| self.subject.cmp(&other.subject))
+    }
+}
+
+/// `value` to two decimals, half away from zero, as KQL's `round(x, 2)`.
+pub fn round2(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// `10:41:00 UTC`, from a window's start.
+pub fn clock_face(at: Timestamp) -> String {
+    let second = at.as_nanos().div_euclid(1_000_000_000).rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02} UTC", second / 3_600, second / 60 % 60, second % 60)
+}

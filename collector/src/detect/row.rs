@@ -1,0 +1,161 @@
+//! The one view of a record that every detector reads, whoever made the record.
+//!
+//! Who opened a conversation was decided by the sensor. What is decided here is whether the opening came to something, because
+//! a scan is known by what does not answer: [`Contact`].
+
+use std::sync::Arc;
+
+use spanwatch_common::flow::{FORWARD, FlowRecord, FlowState, REVERSE, protocol, tcp};
+use spanwatch_common::net::Address;
+use spanwatch_common::time::Timestamp;
+
+/// What a record says about its source reaching out to its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// The source knocked and no conversation came of it: no answer, a refusal, or an answer that the source hung up on unused.
+    Probe,
+    /// Anything else: a conversation, a later slice of one, an answer to somebody else's question, or too early to say.
+    Other,
+}
+
+/// One record as the rules see it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Who saw it.
+    pub observer: Arc<str>,
+    /// Event start: the earliest time in the record. Windows are cut on this time.
+    pub at: Timestamp,
+    /// The initiator.
+    pub source: Address,
+    /// The responder.
+    pub destination: Address,
+    /// Port of the responder; 0 where the protocol has none.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Octets of both directions since the previous record of the flow.
+    pub octets: u64,
+    /// Whether the record only announces a flow; its counters follow in the next one.
+    pub announces: bool,
+    /// Whether the source came away empty-handed.
+    pub contact: Contact,
+}
+
+impl Row {
+    /// The view of `record`; none for a layer-2 flow and for one without a time or before 1970, which no rule can place.
+    pub fn of(observer: &Arc<str>, record: &FlowRecord) -> Option<Self> {
+        let at = record.first();
+        (at > Timestamp::NONE && !record.is_layer2()).then(|| Self {
+            observer: observer.clone(),
+            at,
+            source: record.source,
+            destination: record.destination,
+            port: record.destination_port,
+            protocol: record.protocol,
+            octets: record.octets[FORWARD].saturating_add(record.octets[REVERSE]),
+            announces: record.state == FlowState::Begin,
+            contact: contact(record),
+        })
+    }
+}
+
+fn contact(record: &FlowRecord) -> Contact {
+    let spoke = |way: usize| record.start[way].is_some() || record.packets[way] > 0;
+    // A source from which nothing came did nothing: the answers to a forged address (backscatter) end here.
+    if !spoke(FORWARD) {
+        return Contact::Other;
+    }
+    let knocked = match record.protocol {
+        protocol::TCP => knocked_tcp(record, spoke(REVERSE)),
+        // An honest datagram may be answered late, so it is judged when its slice ends and not when it is announced.
+        protocol::UDP | protocol::SCTP => record.state != FlowState::Begin && !spoke(REVERSE),
+        protocol::ICMP => matches!(record.icmp_type_code[FORWARD] >> 8, 8 | 13 | 17) && !spoke(REVERSE),
+        protocol::ICMPV6 => record.icmp_type_code[FORWARD] >> 8 == 128 && !spoke(REVERSE),
+        _ => false,
+    };
+    if knocked { Contact::Probe } else { Contact::Other }
+}
+
+/// Whether a TCP opening came to nothing, from the flags of both sides (RFC 9293 §3.10).
+///
+/// Flags, not counters: an announcing record has no counters yet, and a scan should be seen in its first second.
+fn knocked_tcp(record: &FlowRecord, answered: bool) -> bool {
+    let opening = record.initial_tcp_flags[FORWARD];
+    let [forward, reverse] = record.tcp_flags;
+    // A stream that begins with RST or SYN-ACK answers somebody else; one that begins with ACK was under way before we looked.
+    if opening & (tcp::RST | tcp::ACK) != 0 {
+        return false;
+    }
+    let refused = reverse & tcp::RST != 0 && reverse & tcp::SYN == 0;
+    if opening & tcp::SYN == 0 {
+        // FIN, NULL and XMAS probes: nothing honest begins like this.
+        return !answered || refused;
+    }
+    if forward & tcp::SYN == 0 {
+        return false; // a later slice of a flow that was judged when it began
+    }
+    if !answered {
+        // An initiator that goes on to acknowledge was answered on a path that this tap does not see.
+        return forward & (tcp::ACK | tcp::PSH) == 0;
+    }
+    let hung_up = forward & (tcp::RST | tcp::FIN) != 0 && (forward | reverse) & tcp::PSH == 0;
+    refused || hung_up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: u16 = tcp::SYN;
+    const ACK: u16 = tcp::ACK;
+    const RST: u16 = tcp::RST;
+    const PSH: u16 = tcp::PSH;
+    const FIN: u16 = tcp::FIN;
+
+    fn tcp_contact(initial: u16, forward: u16, reverse: Option<u16>) -> Contact {
+        let at = Timestamp::from_secs(1);
+        contact(&FlowRecord {
+            protocol: protocol::TCP,
+            state: FlowState::Begin,
+            start: [at, if reverse.is_some() { at } else { Timestamp::NONE }],
+            initial_tcp_flags: [initial, reverse.unwrap_or(0)],
+            tcp_flags: [forward, reverse.unwrap_or(0)],
+            ..FlowRecord::default()
+        })
+    }
+
+    #[test]
+    fn a_tcp_opening_is_judged_by_its_flags() {
+        for (what, initial, forward, reverse, expected) in [
+            ("no answer", SYN, SYN, None, Contact::Probe),
+            ("closed port", SYN, SYN, Some(RST | ACK), Contact::Probe),
+            ("half-open scan of an open port", SYN, SYN | RST, Some(SYN | ACK), Contact::Probe),
+            ("connect scan of an open port", SYN, SYN | ACK | FIN, Some(SYN | ACK | FIN), Contact::Probe),
+            ("XMAS at a silent port", FIN | PSH | tcp::URG, FIN | PSH | tcp::URG, None, Contact::Probe),
+            ("NULL at a closed port", 0, 0, Some(RST | ACK), Contact::Probe),
+            ("just connected", SYN, SYN | ACK, Some(SYN | ACK), Contact::Other),
+            ("a conversation", SYN, SYN | ACK | PSH | FIN, Some(SYN | ACK | PSH | FIN), Contact::Other),
+            ("server closes without a word", SYN, SYN | ACK, Some(SYN | ACK | RST), Contact::Other),
+            ("only one side of a conversation seen", SYN, SYN | ACK | PSH, None, Contact::Other),
+            ("the last slice of an old connection", SYN, ACK | RST, Some(ACK), Contact::Other),
+            ("seen from the middle", ACK, ACK | PSH, Some(ACK), Contact::Other),
+            ("backscatter, SYN-ACK", SYN | ACK, SYN | ACK, None, Contact::Other),
+            ("backscatter, RST", RST, RST, None, Contact::Other),
+        ] {
+            assert_eq!(tcp_contact(initial, forward, reverse), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_source_from_which_nothing_came_is_not_blamed() {
+        let at = Timestamp::from_secs(1);
+        let record = FlowRecord {
+            protocol: protocol::UDP,
+            start: [Timestamp::NONE, at],
+            packets: [0, 1],
+            source_port: 5353,
+            ..FlowRecord::default()
+        };
+        assert_eq!(contact(&record), Contact::Other);
+    }
+}

@@ -1,0 +1,241 @@
+//! The collector's own numbers, for Prometheus and for whoever asks whether it is well.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+
+use crate::detect;
+use crate::ingest::registry::Registry;
+use crate::ingest::sensor::Door;
+use crate::store;
+
+/// Section `[metrics]` of the collector's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSettings {
+    /// Address and port of `/metrics` (Prometheus) and `/healthz`. Anyone who reaches it may read, so it is on loopback
+    /// unless you decide otherwise. Empty for none.
+    pub listen: String,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9478".to_owned() }
+    }
+}
+
+impl MetricsSettings {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence that says what it may be.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.listen.is_empty() || self.listen.parse::<std::net::SocketAddr>().is_ok() {
+            return Ok(());
+        }
+        Err(("listen", "must be an address and a port such as \"127.0.0.1:9478\", or empty".to_owned()))
+    }
+}
+
+/// Where every part of the collector leaves its numbers.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Sensors.
+    pub registry: Arc<Registry>,
+    /// Connections.
+    pub door: Arc<Door>,
+    store: Mutex<StoreVitals>,
+    detect: Mutex<DetectVitals>,
+}
+
+/// Numbers of the store.
+#[derive(Clone, Debug, Default)]
+pub struct StoreVitals {
+    /// What it counted.
+    pub counts: store::Counts,
+    /// Records that wait for a commit.
+    pub buffered_rows: usize,
+    /// Why nothing can be stored at the moment.
+    pub trouble: Option<String>,
+    /// Files and bytes of the table, as of the last upkeep.
+    pub files: usize,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+/// Numbers of the detectors.
+#[derive(Clone, Debug, Default)]
+pub struct DetectVitals {
+    /// What happened to the records.
+    pub counters: detect::Counters,
+    /// Each detector's account.
+    pub detectors: Vec<detect::State>,
+    /// Alerts raised, updated or closed.
+    pub alert_events: u64,
+    /// Alerts that could not be written.
+    pub alerts_lost: u64,
+    /// Alerts that are open now.
+    pub alerts_open: u64,
+    /// Alerts forgotten because there were too many.
+    pub alerts_forgotten: u64,
+}
+
+impl Vitals {
+    /// The store's numbers, to be read or changed.
+    pub fn store(&self) -> MutexGuard<'_, StoreVitals> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The detectors' numbers, to be read or changed.
+    pub fn detect(&self) -> MutexGuard<'_, DetectVitals> {
+        self.detect.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All numbers in the text format of Prometheus (version 0.0.4).
+    pub fn render(&self) -> String {
+        let mut page = Page::default();
+        self.render_door(&mut page);
+        self.render_sensors(&mut page);
+        self.render_store(&mut page);
+        self.render_detect(&mut page);
+        page.text
+    }
+
+    fn render_door(&self, page: &mut Page) {
+        let door = [
+            ("connections_total", "Connections accepted.", &self.door.connections),
+            ("connections_crowded_total", "Connections closed because there were too many.", &self.door.crowded),
+            ("connections_stranger_total", "Handshakes that failed: wrong certificate, none, or no TLS.", &self.door.strangers),
+            ("connections_rejected_total", "Sensors turned away after the handshake, or closed for nonsense.", &self.door.rejected),
+        ];
+        for (name, help, count) in door {
+            page.metric(name, "counter", help);
+            page.value(name, "", count.load(Ordering::Relaxed));
+        }
+    }
+
+    fn render_sensors(&self, page: &mut Page) {
+        let statuses = self.registry.statuses();
+        page.metric("sensor_connected", "gauge", "Whether a connection speaks for the sensor.");
+        for (sensor, status) in &statuses {
+            page.value("sensor_connected", &format!("sensor=\"{sensor}\""), u64::from(status.connected));
+        }
+        type Get = fn(&crate::ingest::registry::Status) -> u64;
+        let counters: [(&str, &str, Get); 6] = [
+            ("sensor_connects_total", "How often the sensor was welcomed.", |status| status.connects),
+            ("sensor_batches_total", "New batches.", |status| status.batches),
+            ("sensor_records_total", "Records in new batches.", |status| status.records),
+            ("sensor_repeats_total", "Batches that came again and were dropped.", |status| status.repeats),
+            ("sensor_gaps_total", "Batches that never came.", |status| status.gaps),
+            ("sensor_malformed_total", "Messages that made no sense.", |status| status.malformed),
+        ];
+        for (name, help, get) in counters {
+            page.metric(name, "counter", help);
+            for (sensor, status) in &statuses {
+                page.value(name, &format!("sensor=\"{sensor}\""), get(status));
+            }
+        }
+        page.metric("sensor_ledger_packets", "gauge", "The sensor's latest account, as it sent it.");
+        for (sensor, status) in &statuses {
+            for (count, value) in status.ledger.counts() {
+                page.value("sensor_ledger_packets", &format!("sensor=\"{sensor}\",count=\"{count}\""), value);
+            }
+        }
+    }
+
+    fn render_store(&self, page: &mut Page) {
+        let vitals = self.store().clone();
+        let counts = vitals.counts;
+        let values = [
+            ("store_records_total", "counter", "Records taken.", counts.records),
+            ("store_committed_total", "counter", "Records made durable.", counts.committed),
+            ("store_repeats_total", "counter", "Batches that were there already.", counts.repeats),
+            ("store_missing_total", "counter", "Batches that never came.", counts.missing),
+            ("store_refused_total", "counter", "Batches that had to wait for room.", counts.refused),
+            ("store_commits_total", "counter", "Commits.", counts.commits),
+            ("store_failed_commits_total", "counter", "Commits that failed and were tried again.", counts.failed_commits),
+            ("store_buffered_records", "gauge", "Records that wait for a commit.", vitals.buffered_rows as u64),
+            ("store_files", "gauge", "Files in the table, as of the last upkeep.", vitals.files as u64),
+            ("store_bytes", "gauge", "Bytes in them.", vitals.bytes),
+            ("store_trouble", "gauge", "1 while nothing can be stored.", u64::from(vitals.trouble.is_some())),
+        ];
+        for (name, kind, help, value) in values {
+            page.metric(name, kind, help);
+            page.value(name, "", value);
+        }
+    }
+
+    fn render_detect(&self, page: &mut Page) {
+        let vitals = self.detect().clone();
+        let counters = vitals.counters;
+        let values = [
+            ("detect_records_total", "Records given to the detectors.", counters.observed),
+            ("detect_unplaced_total", "Records without an address or a time.", counters.unplaced),
+            ("detect_future_total", "Records from the future, not believed.", counters.future),
+            ("detect_findings_total", "Findings told.", counters.findings),
+            ("alert_events_total", "Alerts raised, updated or closed.", vitals.alert_events),
+            ("alerts_lost_total", "Alert events that could not be written.", vitals.alerts_lost),
+            ("alerts_forgotten_total", "Alerts forgotten because there were too many.", vitals.alerts_forgotten),
+        ];
+        for (name, help, value) in values {
+            page.metric(name, "counter", help);
+            page.value(name, "", value);
+        }
+        page.metric("alerts_open", "gauge", "Alerts that are open now.");
+        page.value("alerts_open", "", vitals.alerts_open);
+        type Get = fn(&detect::State) -> u64;
+        let by_detector: [(&str, &str, &str, Get); 4] = [
+            ("detector_keys", "gauge", "Keys held over all open windows.", |state| state.keys as u64),
+            ("detector_late_total", "counter", "Records that came after their window had closed.", |state| state.late),
+            ("detector_evicted_total", "counter", "Keys forgotten to make room.", |state| state.evicted),
+            ("detector_refused_total", "counter", "Records not counted for want of room.", |state| state.refused),
+        ];
+        for (name, kind, help, get) in by_detector {
+            page.metric(name, kind, help);
+            for state in &vitals.detectors {
+                let variant = format!("{:?}", state.variant).to_ascii_lowercase();
+                page.value(name, &format!("rule=\"{}\",variant=\"{variant}\"", state.rule), get(state));
+            }
+        }
+    }
+}
+
+/// Text in the making. Label values are sensor names, dotted counts and rule names, none of which needs escaping.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn metric(&mut self, name: &str, kind: &str, help: &str) {
+        let name = format!("spanwatch_{name}");
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}"); // writing to a String cannot fail
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: u64) {
+        let _ = match labels {
+            "" => writeln!(self.text, "spanwatch_{name} {value}"),
+            labels => writeln!(self.text, "spanwatch_{name}{{{labels}}} {value}"),
+        };
+    }
+}
+
+/// `/metrics` and `/healthz`.
+pub fn router(vitals: Arc<Vitals>) -> axum::Router {
+    async fn metrics(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], vitals.render())
+    }
+    async fn healthz(State(vitals): State<Arc<Vitals>>) -> (StatusCode, String) {
+        match vitals.store().trouble.clone() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        }
+    }
+    axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals)
+}

@@ -1,0 +1,443 @@
+//! Export: gathers the records of all workers into numbered batches, and holds those until the collector has them.
+//!
+//! Pure: takes harvests and `now`, and gives frames. One thread harvests, another ships; both share one [`Exporter`] behind a
+//! mutex and hold it for microseconds (the uplink) or for the encoding of one batch (the harvest).
+//!
+//! # At the limit
+//! The queue holds at most `queue_bytes_max` of encoded frames. A batch that does not fit is thrown away *before* it gets its
+//! number, so that sequence numbers have no gaps, and its records and packets are counted as not sent; the ledger in the next
+//! batch tells the collector.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::ledger::Ledger;
+use spanwatch_common::time::Timestamp;
+use spanwatch_common::wire::batch::ROWS_MAX;
+use spanwatch_common::wire::{self, Batch, Message};
+
+/// How records become batches, and how many of them wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExportSettings {
+    /// Most records in a batch. Smaller batches compress worse; larger ones make one lost connection repeat more. 1 to 65536.
+    pub batch_records_max: usize,
+    /// How long a record may wait for others to travel with, in milliseconds. This delay is part of the time until an alert.
+    /// 1 to 10000.
+    pub batch_age_millis: u64,
+    /// Memory for batches that the collector has not acknowledged, in bytes. When it is full, new records are thrown away and
+    /// counted as not sent. The default holds about 1.5 million records. At least 1 MiB.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for ExportSettings {
+    fn default() -> Self {
+        Self { batch_records_max: 4096, batch_age_millis: 200, queue_bytes_max: 64 << 20 }
+    }
+}
+
+impl ExportSettings {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence that says what it may be.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if !(1..=ROWS_MAX).contains(&self.batch_records_max) {
+            return Err(("batch_records_max", format!("must be between 1 and {ROWS_MAX}")));
+        }
+        if !(1..=10_000).contains(&self.batch_age_millis) {
+            return Err(("batch_age_millis", "must be between 1 and 10000".to_owned()));
+        }
+        if self.queue_bytes_max < 1 << 20 {
+            return Err(("queue_bytes_max", "must be at least 1048576 (1 MiB)".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// What one worker hands over at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Harvest {
+    /// Number of the worker, from 0. Each worker harvests in order.
+    pub worker: usize,
+    /// The worker's whole account since it started. It counts exactly the records handed over up to and including this harvest
+    /// as exported. What it throws away itself it counts as `not_sent`; its `acknowledged` and `queued` are ignored.
+    pub ledger: Ledger,
+    /// Finished records.
+    pub records: Vec<FlowRecord>,
+}
+
+/// Gathers, numbers, and holds until acknowledged.
+#[derive(Debug)]
+pub struct Exporter {
+    sensor: String,
+    boot: u64,
+    settings: ExportSettings,
+    /// The latest account of each worker.
+    workers: Vec<Ledger>,
+    /// Records that are in no batch yet, and when the oldest of them came.
+    waiting: Vec<FlowRecord>,
+    waiting_since: Timestamp,
+    queue: Queue,
+    not_sent: Count,
+}
+
+impl Exporter {
+    /// An empty exporter. `boot` must be larger than at any earlier start of this sensor: nanoseconds since the epoch will do.
+    pub fn new(sensor: impl Into<String>, boot: u64, settings: ExportSettings) -> Self {
+        let queue = Queue::new(settings.queue_bytes_max);
+        Self {
+            sensor: sensor.into(),
+            boot,
+            settings,
+            workers: Vec::new(),
+            waiting: Vec::new(),
+            waiting_since: Timestamp::NONE,
+            queue,
+            not_sent: Count::default(),
+        }
+    }
+
+    /// Takes over what a worker finished.
+    pub fn take(&mut self, now: Timestamp, harvest: Harvest) {
+        if self.workers.len() <= harvest.worker {
+            self.workers.resize(harvest.worker + 1, Ledger::default());
+        }
+        self.workers[harvest.worker] = harvest.ledger;
+        if self.waiting.is_empty() {
+            self.waiting_since = now;
+            self.waiting = harvest.records;
+        } else {
+            self.waiting.extend(harvest.records);
+        }
+    }
+
+    /// The next batch, if one is due: enough records wait, or the oldest has waited long enough. Its number is the next free
+    /// one; hand it to [`enqueue`](Self::enqueue) before cutting another.
+    pub fn cut(&mut self, now: Timestamp) -> Option<Batch> {
+        // A clock that was set back must not hold records up.
+        let aged =
+            now < self.waiting_since || now.since(self.waiting_since) >= Duration::from_millis(self.settings.batch_age_millis);
+        let full = self.waiting.len() >= self.settings.batch_records_max;
+        if full || aged { self.cut_any() } else { None }
+    }
+
+    /// The next batch, due or not; `None` when no record waits.
+    fn cut_any(&mut self) -> Option<Batch> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let ledger = self.ledger();
+        let rest = self.waiting.split_off(self.waiting.len().min(self.settings.batch_records_max));
+        let records = std::mem::replace(&mut self.waiting, rest);
+        Some(Batch { sensor: self.sensor.clone(), boot: self.boot, sequence: self.queue.next_sequence(), ledger, records })
+    }
+
+    /// Puts a batch just cut into the queue, or throws it away when that is full.
+    ///
+    /// # Errors
+    /// [`wire::WireError::Unsendable`] when a batch exceeds a frame, which the limits rule out; its records count as not sent.
+    pub fn enqueue(&mut self, batch: Batch) -> Result<(), wire::WireError> {
+        let count = Count::of(&batch.records);
+        let mut frame = Vec::new();
+        let encoded = wire::encode(&Message::Data(batch), &mut frame);
+        if encoded.is_err() || !self.queue.push(frame.into(), count) {
+            self.not_sent.add(count);
+        }
+        encoded
+    }
+
+    /// Cuts and queues every batch that is due.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue).
+    pub fn ship_due(&mut self, now: Timestamp) -> Result<(), wire::WireError> {
+        while let Some(batch) = self.cut(now) {
+            self.enqueue(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts and queues everything, because no more will come.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue).
+    pub fn ship_all(&mut self) -> Result<(), wire::WireError> {
+        while let Some(batch) = self.cut_any() {
+            self.enqueue(batch)?;
+        }
+        Ok(())
+    }
+
+    /// The account of the whole sensor. Balances whenever the accounts of the workers do.
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::default();
+        for worker in &self.workers {
+            ledger.add(worker);
+        }
+        let mut queued = Count::of(&self.waiting);
+        queued.add(self.queue.held);
+        ledger.acknowledged = self.queue.acknowledged.packets;
+        ledger.queued = queued.packets;
+        ledger.not_sent += self.not_sent.packets;
+        ledger.flows.records_acknowledged = self.queue.acknowledged.records;
+        ledger.flows.records_queued = queued.records;
+        ledger.flows.records_not_sent += self.not_sent.records;
+        ledger
+    }
+
+    /// Name of the sensor.
+    pub fn sensor(&self) -> &str {
+        &self.sensor
+    }
+
+    /// Which start of the sensor.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// Whether every record has been acknowledged or counted as not sent.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.queue.frames.is_empty()
+    }
+
+    /// The frames that wait for the collector.
+    pub fn queue(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+}
+
+/// Encoded batches until they are acknowledged, in order of their numbers.
+#[derive(Debug)]
+pub struct Queue {
+    frames: VecDeque<(Bytes, Count)>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Sequence number of the first of `frames`.
+    first: u64,
+    /// How many of `frames` went out on the present connection.
+    sent: usize,
+    held: Count,
+    acknowledged: Count,
+}
+
+impl Queue {
+    fn new(bytes_max: usize) -> Self {
+        Self {
+            frames: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            first: 1,
+            sent: 0,
+            held: Count::default(),
+            acknowledged: Count::default(),
+        }
+    }
+
+    /// Number of the oldest batch that is held; of the next one when none is.
+    pub fn oldest(&self) -> u64 {
+        self.first
+    }
+
+    /// The number that the next batch gets.
+    pub fn next_sequence(&self) -> u64 {
+        self.first + self.frames.len() as u64
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The next frame to send, while fewer than `credit` are under way.
+    pub fn next(&mut self, credit: u32) -> Option<Bytes> {
+        if self.sent >= credit as usize {
+            return None;
+        }
+        let frame = self.frames.get(self.sent)?.0.clone();
+        self.sent += 1;
+        Some(frame)
+    }
+
+    /// Lets go of every batch up to and including `up_to`. An older or unknown number changes nothing.
+    pub fn acknowledge(&mut self, up_to: u64) {
+        while self.first <= up_to {
+            let Some((frame, count)) = self.frames.pop_front() else { return };
+            self.first += 1;
+            self.sent = self.sent.saturating_sub(1);
+            self.bytes -= frame.len();
+            self.held.subtract(count);
+            self.acknowledged.add(count);
+        }
+    }
+
+    /// A new connection: the collector holds everything up to `up_to`, the rest goes out again.
+    pub fn resume_after(&mut self, up_to: u64) {
+        self.acknowledge(up_to);
+        self.sent = 0;
+    }
+
+    /// `false` when the frame does not fit, and is gone.
+    fn push(&mut self, frame: Bytes, count: Count) -> bool {
+        if self.bytes + frame.len() > self.bytes_max {
+            return false;
+        }
+        self.bytes += frame.len();
+        self.held.add(count);
+        self.frames.push_back((frame, count));
+        true
+    }
+}
+
+/// How much some records stand for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    records: u64,
+    packets: u64,
+}
+
+impl Count {
+    fn of(records: &[FlowRecord]) -> Self {
+        Self { records: records.len() as u64, packets: records.iter().map(FlowRecord::packets_total).sum() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.packets += other.packets;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.records -= other.records;
+        self.packets -= other.packets;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker whose every flow has two packets, and whose account says so.
+    struct Worker {
+        number: usize,
+        ledger: Ledger,
+    }
+
+    impl Worker {
+        fn new(number: usize) -> Self {
+            Self { number, ledger: Ledger::default() }
+        }
+
+        fn harvest(&mut self, records: usize) -> Harvest {
+            let packets = 2 * records as u64;
+            for count in [&mut self.ledger.wire, &mut self.ledger.delivered, &mut self.ledger.metered, &mut self.ledger.exported]
+            {
+                *count += packets;
+            }
+            self.ledger.flows.records += records as u64;
+            let record =
+                |n: usize| FlowRecord { flow_id: n as u64 * 0x9e37_79b9_7f4a_7c15, packets: [1, 1], ..FlowRecord::default() };
+            Harvest { worker: self.number, ledger: self.ledger, records: (0..records).map(record).collect() }
+        }
+    }
+
+    fn millis(n: i64) -> Timestamp {
+        Timestamp::from_nanos((1_000 + n) * 1_000_000)
+    }
+
+    fn settings(batch_records_max: usize, queue_bytes_max: usize) -> ExportSettings {
+        ExportSettings { batch_records_max, batch_age_millis: 200, queue_bytes_max }
+    }
+
+    #[test]
+    fn a_batch_is_cut_when_it_is_full_or_when_its_oldest_record_has_waited() {
+        let mut exporter = Exporter::new("plant1", 7, settings(10, 1 << 20));
+        let mut worker = Worker::new(0);
+        exporter.take(millis(0), worker.harvest(25));
+        let cut: Vec<_> = std::iter::from_fn(|| {
+            let batch = exporter.cut(millis(0))?;
+            let seen = (batch.sequence, batch.records.len());
+            exporter.enqueue(batch).unwrap();
+            Some(seen)
+        })
+        .collect();
+        assert_eq!(cut, [(1, 10), (2, 10)]);
+        assert_eq!(exporter.cut(millis(199)), None);
+        assert_eq!(exporter.cut(millis(200)).map(|batch| (batch.sequence, batch.records.len())), Some((3, 5)));
+    }
+
+    #[test]
+    fn the_ledger_balances_at_every_cut_whatever_happens_to_the_batches() {
+        let mut exporter = Exporter::new("plant1", 7, settings(100, 1 << 20));
+        let mut workers = [Worker::new(0), Worker::new(1), Worker::new(2)];
+        for step in 0..300_u64 {
+            let worker = &mut workers[step as usize % 3];
+            exporter.take(millis(step as i64), worker.harvest(step as usize % 170));
+            assert_eq!(exporter.ledger().imbalance(), None, "after a harvest");
+            while let Some(batch) = exporter.cut(millis(step as i64)) {
+                assert_eq!(batch.ledger.imbalance(), None, "in a batch");
+                exporter.enqueue(batch).unwrap();
+            }
+            while step % 5 != 0 && exporter.queue().next(8).is_some() {}
+            match step % 7 {
+                0 => {
+                    let up_to = exporter.queue().oldest() + 2;
+                    exporter.queue().acknowledge(up_to);
+                }
+                1 => exporter.queue().resume_after(0),
+                _ => {}
+            }
+            assert_eq!(exporter.ledger().imbalance(), None, "after an acknowledgement");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_refuses_the_newest_batch_counts_it_and_leaves_no_gap_in_the_numbers() {
+        let mut exporter = Exporter::new("plant1", 7, settings(1000, 20_000));
+        let mut worker = Worker::new(0);
+        for step in 0..50 {
+            exporter.take(millis(step), worker.harvest(1000));
+            exporter.ship_due(millis(step)).unwrap();
+            assert!(exporter.queue().bytes() <= 20_000);
+        }
+        let kept = exporter.queue().next_sequence() - 1;
+        let ledger = exporter.ledger();
+        assert!((1..50).contains(&kept), "{kept} batches fit");
+        assert_eq!(ledger.imbalance(), None);
+        assert_eq!((ledger.flows.records_queued, ledger.flows.records_not_sent), (kept * 1000, (50 - kept) * 1000));
+
+        let frames: Vec<_> = std::iter::from_fn(|| exporter.queue().next(u32::MAX)).collect();
+        let numbers: Vec<_> = frames
+            .iter()
+            .map(|frame| match wire::decode(frame) {
+                Ok(Some((Message::Data(batch), _))) => batch.sequence,
+                other => panic!("a batch, not {other:?}"),
+            })
+            .collect();
+        assert_eq!(numbers, (1..=kept).collect::<Vec<_>>());
+
+        exporter.queue().acknowledge(kept);
+        exporter.take(millis(60), worker.harvest(1000));
+        exporter.ship_all().unwrap();
+        assert_eq!(exporter.queue().next_sequence(), kept + 2, "the number after the last one kept");
+        assert_eq!(exporter.ledger().not_sent, (50 - kept) * 2000);
+    }
+
+    #[test]
+    fn after_a_reconnect_everything_unacknowledged_goes_out_again_in_order() {
+        let mut exporter = Exporter::new("plant1", 7, settings(1, 1 << 20));
+        exporter.take(millis(0), Worker::new(0).harvest(5));
+        exporter.ship_all().unwrap();
+        let first: Vec<_> = std::iter::from_fn(|| exporter.queue().next(3)).collect();
+        assert_eq!(first.len(), 3, "credit is a limit");
+        exporter.queue().resume_after(1);
+        let again: Vec<_> = std::iter::from_fn(|| exporter.queue().next(10)).collect();
+        assert_eq!(again.len(), 4);
+        assert_eq!(again[..2], first[1..]);
+        exporter.queue().acknowledge(5);
+        assert!(exporter.is_idle());
+    }
+}
