@@ -407,7 +407,10 @@ async fn a_full_disk_loses_nothing_and_leaves_nothing() {
     for _ in 0..2 {
         let error = store.commit().await.unwrap_err();
         assert!(error.is_disk_full(), "{error}");
-        assert!(error.to_string().starts_with("the disk under ") && error.to_string().contains("is full; free some space"), "{error}");
+        assert!(
+            error.to_string().starts_with("the disk under ") && error.to_string().contains("is full; free some space"),
+            "{error}"
+        );
     }
     assert_eq!((store.buffered_rows(), store.counts().failed_commits), (1000, 2));
     assert_eq!(store.resume_after("a", 1).await.unwrap(), 1);
@@ -440,7 +443,8 @@ async fn a_query_with_little_memory_goes_on_on_disk() {
     let settings = StoreSettings { query_memory_bytes_max: 64 << 20, ..settings(home.path()) };
     let mut store = Store::open(settings.clone()).await.unwrap();
     for sequence in 1..=4_u64 {
-        let records = (0..65_536_u64).map(|i| FlowRecord { flow_id: (sequence << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15), ..tcp(TEN) });
+        let records =
+            (0..65_536_u64).map(|i| FlowRecord { flow_id: (sequence << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15), ..tcp(TEN) });
         store.push(batch("a", 1, sequence, records.collect())).await.unwrap();
     }
     store.commit().await.unwrap();

@@ -83,11 +83,8 @@ pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
 /// Looks at everything, in the order in which a start would need it.
 pub fn examine(config: &Config, now: Timestamp) -> Vec<Check> {
     let alerts = config.alerts.file.parent().map(PathBuf::from).unwrap_or_default();
-    let mut checks = vec![
-        directory("store", &config.store.directory),
-        free_space(&config.store.directory),
-        directory("alerts", &alerts),
-    ];
+    let mut checks =
+        vec![directory("store", &config.store.directory), free_space(&config.store.directory), directory("alerts", &alerts)];
     checks.extend(certificates(&Pki::new(&config.pki.directory), &config.pki.directory, now));
     checks.push(port("sensors", &config.ingest.listen, "ingest.listen"));
     if !config.metrics.listen.is_empty() {
@@ -184,7 +181,8 @@ fn open_files(connections_max: u64) -> Check {
     let name = "open files";
     let needed = connections_max + FILES_RESERVE;
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")).and_then(|rest| rest.split_whitespace().next());
+    let soft =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")).and_then(|rest| rest.split_whitespace().next());
     match soft.map(str::parse::<u64>) {
         Some(Ok(limit)) if limit < needed => Check::warn(
             name,
@@ -234,7 +232,12 @@ mod tests {
         let pki = Pki::new(&config.pki.directory);
         pki.init(&[], now, crate::pki::Existing::Keep).unwrap();
         pki.issue("plant1", now, crate::pki::Existing::Keep).unwrap();
-        let verdicts = |days: i64| of("certificates", Timestamp::from_secs(1_790_000_000 + days * 86_400)).into_iter().map(|check| check.verdict).collect::<Vec<_>>();
+        let verdicts = |days: i64| {
+            of("certificates", Timestamp::from_secs(1_790_000_000 + days * 86_400))
+                .into_iter()
+                .map(|check| check.verdict)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(verdicts(0), [Verdict::Ok; 3]);
         assert_eq!(verdicts(700), [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
         assert_eq!(verdicts(731), [Verdict::Ok, Verdict::Fail, Verdict::Fail]);

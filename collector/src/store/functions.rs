@@ -62,11 +62,7 @@ fn function(name: &str, from: DataType, to: DataType, body: fn(&dyn Array) -> Ar
         let arrays = ColumnarValue::values_to_arrays(arguments)?;
         let scalar = arguments.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
         let result = body(arrays[0].as_ref());
-        Ok(if scalar {
-            ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)
-        } else {
-            ColumnarValue::Array(result)
-        })
+        Ok(if scalar { ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?) } else { ColumnarValue::Array(result) })
     };
     create_udf(name, vec![from], to, Volatility::Immutable, Arc::new(apply))
 }

@@ -303,10 +303,8 @@ fn newest(marks: &[Mark]) -> Vec<Mark> {
 
 /// One Parquet file per hour, rows sorted by time.
 fn build_files(batches: &[Arc<Batch>]) -> Result<Vec<(Hour, FileBytes)>, deltalake::parquet::errors::ParquetError> {
-    let mut rows: Vec<Row<'_>> = batches
-        .iter()
-        .flat_map(|batch| batch.records.iter().map(|record| Row { sensor: &batch.sensor, record }))
-        .collect();
+    let mut rows: Vec<Row<'_>> =
+        batches.iter().flat_map(|batch| batch.records.iter().map(|record| Row { sensor: &batch.sensor, record })).collect();
     rows.sort_by_key(Row::time);
     let mut files = Vec::new();
     let mut rest = &*rows;

@@ -104,7 +104,12 @@ impl Renderer {
     }
 }
 
-fn write_line<'a>(out: &mut impl Write, cells: impl Iterator<Item = &'a str>, widths: &[usize], right: &[bool]) -> io::Result<()> {
+fn write_line<'a>(
+    out: &mut impl Write,
+    cells: impl Iterator<Item = &'a str>,
+    widths: &[usize],
+    right: &[bool],
+) -> io::Result<()> {
     let mut line = String::new();
     for ((cell, &width), &right) in cells.zip(widths).zip(right) {
         if !line.is_empty() {

@@ -12,7 +12,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use deltalake::arrow::array::{ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray};
+use deltalake::arrow::array::{
+    ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray,
+};
 use deltalake::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use deltalake::arrow::error::ArrowError;
 use deltalake::kernel::{DataType as DeltaType, StructField};
@@ -252,7 +254,9 @@ mod tests {
     fn every_element_has_a_column_of_its_own_name() {
         let names: HashSet<&str> = COLUMNS.iter().map(|column| &*column.name).collect();
         assert_eq!(names.len(), ELEMENTS.len());
-        for name in ["flowStartNanoseconds", "reverseFlowStartNanoseconds", "sourceIPAddress", "destinationTransportPort", "flowId"] {
+        for name in
+            ["flowStartNanoseconds", "reverseFlowStartNanoseconds", "sourceIPAddress", "destinationTransportPort", "flowId"]
+        {
             assert!(names.contains(name), "{name}");
         }
     }

@@ -63,7 +63,12 @@ impl StoreSettings {
     /// # Errors
     /// The key that is not, and a sentence that says what it may be.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        fn within<T: PartialOrd + std::fmt::Display>(key: &'static str, value: T, low: T, high: T) -> Result<(), (&'static str, String)> {
+        fn within<T: PartialOrd + std::fmt::Display>(
+            key: &'static str,
+            value: T,
+            low: T,
+            high: T,
+        ) -> Result<(), (&'static str, String)> {
             if value < low || value > high {
                 return Err((key, format!("must be between {low} and {high}, not {value}")));
             }

@@ -175,7 +175,12 @@ impl Table {
 
     /// Commits `actions` and `marks` as one. When it returns without error they are durable; after an error, whether they
     /// are must be asked of the table.
-    pub(super) async fn commit(&mut self, actions: Vec<Action>, marks: &[Mark], operation: DeltaOperation) -> Result<(), StoreError> {
+    pub(super) async fn commit(
+        &mut self,
+        actions: Vec<Action>,
+        marks: &[Mark],
+        operation: DeltaOperation,
+    ) -> Result<(), StoreError> {
         let failed = |error: DeltaTableError| StoreError::table("commit", &self.directory, &error);
         let transactions = marks.iter().flat_map(|mark| {
             [

@@ -179,7 +179,8 @@ async fn merge(table: &mut Table, settings: &StoreSettings, now: Timestamp, grou
     let rows = session(settings)?.read_parquet(paths, options).await?.sort(vec![ident(schema::TIME).sort(true, false)])?;
     let mut stream = rows.execute_stream().await?;
 
-    let failed = |directory: &std::path::Path, error: &(dyn std::error::Error + 'static)| StoreError::table("merge", directory, error);
+    let failed =
+        |directory: &std::path::Path, error: &(dyn std::error::Error + 'static)| StoreError::table("merge", directory, error);
     let mut builder = FileBuilder::new().map_err(|error| failed(&table.directory, &error))?;
     while let Some(batch) = stream.try_next().await? {
         builder.push(&batch).map_err(|error| failed(&table.directory, &error))?;
