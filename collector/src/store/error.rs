@@ -1,0 +1,107 @@
+//! What can go wrong with the store, each in a sentence that says what to do.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use deltalake::DeltaTableError;
+use deltalake::datafusion::error::DataFusionError;
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds the lock of the directory.
+    #[error("another collector writes to {}; stop it, or give this one another `store.directory`", .0.display())]
+    Busy(PathBuf),
+    /// The directory cannot be created, read or written.
+    #[error("cannot {what} {}: {source}; is `store.directory` right, and may this user write there?", .path.display())]
+    Directory {
+        /// What was tried: `create`, `lock`, `write`…
+        what: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing was ever stored there.
+    #[error("there are no flow records in {}; is `store.directory` right, and has a collector run with it?", .0.display())]
+    Empty(PathBuf),
+    /// A table, but not one that this version writes.
+    #[error("the table in {} has no column {column}; it was written by something else: give the collector another `store.directory`", .path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The first column that is missing.
+        column: String,
+    },
+    /// The disk is full.
+    #[error("the disk under {} is full; free some space there, or lower `store.retention_days` or `store.retention_bytes_max`", .0.display())]
+    Full(PathBuf),
+    /// Anything else that the table says.
+    #[error("cannot {what} the flow records in {}: {message}", .path.display())]
+    Table {
+        /// What was tried: `commit`, `merge`…
+        what: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// What the library says.
+        message: String,
+    },
+    /// The query is not one that can be answered.
+    #[error("{0}")]
+    Query(String),
+    /// The result cannot be written.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl StoreError {
+    /// An error of the Delta library, met while doing `what` in `path`.
+    pub(super) fn table(what: &'static str, path: &std::path::Path, error: &(dyn Error + 'static)) -> Self {
+        if is_disk_full(error) {
+            return Self::Full(path.to_owned());
+        }
+        Self::Table { what, path: path.to_owned(), message: one_line(&error.to_string()) }
+    }
+
+    /// Whether space on the disk is all that is missing.
+    pub const fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+}
+
+impl From<DataFusionError> for StoreError {
+    fn from(error: DataFusionError) -> Self {
+        let text = one_line(&error.strip_backtrace());
+        Self::Query(match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => {
+                format!("the query needs more than `store.query_memory_bytes_max` or `store.query_spill_bytes_max`: {text}")
+            }
+            _ => text,
+        })
+    }
+}
+
+impl From<DeltaTableError> for StoreError {
+    fn from(error: DeltaTableError) -> Self {
+        Self::Query(one_line(&error.to_string()))
+    }
+}
+
+/// The libraries wrap the system's error several times, not always keeping it as a source.
+fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    let mut link = Some(error);
+    while let Some(error) = link {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return true;
+            }
+        }
+        link = error.source();
+    }
+    error.to_string().contains("os error 28")
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

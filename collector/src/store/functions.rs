@@ -1,0 +1,68 @@
+//! The functions that SQL has beyond the engine's own.
+
+use std::sync::Arc;
+
+use deltalake::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringArray, UInt64Array};
+use deltalake::arrow::datatypes::{DataType, Int64Type};
+use deltalake::datafusion::common::Result;
+use deltalake::datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use deltalake::datafusion::prelude::SessionContext;
+use deltalake::datafusion::scalar::ScalarValue;
+use spanwatch_common::net::Address;
+
+/// Makes the functions known to `context`.
+pub(super) fn register(context: &SessionContext) {
+    for function in [ip_text(), ip_bytes(), mac_text(), unsigned()] {
+        context.register_udf(function);
+    }
+}
+
+/// `ip_text(bytes)`: the address in 16 bytes as text; NULL for anything else.
+pub(super) fn ip_text() -> ScalarUDF {
+    function("ip_text", DataType::Binary, DataType::Utf8, |input| {
+        let texts = input.as_binary::<i32>().iter().map(|bytes| {
+            let bytes: [u8; 16] = bytes?.try_into().ok()?;
+            Some(Address(u128::from_be_bytes(bytes)).to_string())
+        });
+        Arc::new(texts.collect::<StringArray>())
+    })
+}
+
+/// `ip_bytes(text)`: the 16 bytes of an IPv4 or IPv6 address, in which equal addresses are equal and ranges are in order;
+/// NULL when the text is no address.
+pub(super) fn ip_bytes() -> ScalarUDF {
+    function("ip_bytes", DataType::Utf8, DataType::Binary, |input| {
+        let bytes = input.as_string::<i32>().iter().map(|text| text?.trim().parse::<Address>().ok().map(|ip| ip.0.to_be_bytes()));
+        Arc::new(bytes.collect::<BinaryArray>())
+    })
+}
+
+/// `mac_text(number)`: the lower 48 bits as `aa:bb:cc:dd:ee:ff`.
+pub(super) fn mac_text() -> ScalarUDF {
+    function("mac_text", DataType::Int64, DataType::Utf8, |input| {
+        let texts = input.as_primitive::<Int64Type>().iter().map(|number| {
+            let [_, _, a, b, c, d, e, f] = number?.to_be_bytes();
+            Some(format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+        });
+        Arc::new(texts.collect::<StringArray>())
+    })
+}
+
+/// `unsigned(number)`: what a 64-bit word means without a sign.
+pub(super) fn unsigned() -> ScalarUDF {
+    function("unsigned", DataType::Int64, DataType::UInt64, |input| {
+        let words = input.as_primitive::<Int64Type>().iter().map(|number| number.map(i64::cast_unsigned));
+        Arc::new(words.collect::<UInt64Array>())
+    })
+}
+
+/// A function of one argument that depends on nothing else. The engine casts arguments to `from`.
+fn function(name: &str, from: DataType, to: DataType, body: fn(&dyn Array) -> ArrayRef) -> ScalarUDF {
+    let apply = move |arguments: &[ColumnarValue]| -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(arguments)?;
+        let scalar = arguments.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
+        let result = body(arrays[0].as_ref());
+        Ok(if scalar { ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?) } else { ColumnarValue::Array(result) })
+    };
+    create_udf(name, vec![from], to, Volatility::Immutable, Arc::new(apply))
+}

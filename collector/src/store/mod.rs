@@ -1,0 +1,333 @@
+//! Flow records at rest: a Delta Lake table of Parquet files, and SQL over it.
+//!
+//! This is the only module that names the table format or the query engine. In the order in which you need to learn them:
+//!
+//! * [`settings`](StoreSettings) — what an operator may say
+//! * `schema` — a record as columns, and a Parquet file made of them
+//! * `durable` — files that survive a power cut once written
+//! * `table` — opening the table, committing to it, and the marks that a commit carries
+//! * [`Store`], here — what the collector writes with
+//! * [`upkeep`] — merging small files, dropping old ones, tidying the log
+//! * [`query`] — SQL for people and programs, beside a running collector
+//!
+//! # A batch's life
+//! [`Store::push`] takes a batch into memory, or says that it is a repeat. [`Store::commit`] sorts what has gathered by time,
+//! writes one Parquet file per hour of record time, and commits them together with how far each sensor has come. Only then
+//! may a batch be acknowledged. Nothing else keeps a copy: until then, the sensor does.
+
+mod durable;
+mod error;
+mod functions;
+mod query;
+mod render;
+mod schema;
+mod settings;
+mod table;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use deltalake::kernel::{Action, Add};
+use spanwatch_common::wire::Batch;
+
+pub use error::StoreError;
+pub use query::query;
+pub use render::Format;
+pub use settings::StoreSettings;
+pub use table::Mark;
+pub use upkeep::{Upkeep, upkeep};
+
+use schema::{FileBuilder, FileBytes, Row};
+use table::{Hour, Table};
+
+/// Most hours in one commit, each a file. Records of further hours, which only a wrong clock can bring, share the last one.
+const HOURS_MAX: usize = 96;
+
+/// Rows that become columns at once.
+const CHUNK_ROWS: usize = 65_536;
+
+/// Where the one writer of a directory holds its lock.
+const LOCK: &str = ".lock";
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It waits in memory for the next commit.
+    New,
+    /// The store has it already, in memory or on disk, or the sensor has started anew since: dropped.
+    Repeat,
+    /// There is no room until a commit succeeds: not taken. The sensor must keep it.
+    Full,
+}
+
+/// What the store has counted since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records taken into memory.
+    pub records: u64,
+    /// Records made durable.
+    pub committed: u64,
+    /// Batches that came again and were dropped.
+    pub repeats: u64,
+    /// Batches that are missing: the sensor's numbers leapt over them.
+    pub missing: u64,
+    /// Batches that were turned away for want of room.
+    pub refused: u64,
+    /// Commits that succeeded.
+    pub commits: u64,
+    /// Commits that failed; their records waited for the next.
+    pub failed_commits: u64,
+}
+
+/// The table of flow records, open for writing.
+pub struct Store {
+    settings: StoreSettings,
+    table: Table,
+    /// Held as long as the store is open; the system releases it, also when the process dies.
+    _lock: File,
+    /// Taken, not yet durable; in the order of arrival.
+    batches: Vec<Arc<Batch>>,
+    rows: usize,
+    /// Per sensor; as many as there are certificates.
+    progress: HashMap<String, Progress>,
+    /// A commit that was begun and whose end is not known: what it was to mark, and how many of `batches` it holds.
+    unsettled: Option<(Vec<Mark>, usize)>,
+    counts: Counts,
+}
+
+/// How far one sensor has come.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    boot: u64,
+    durable: u64,
+    taken: u64,
+}
+
+impl Store {
+    /// Opens the table in `settings.directory` for writing; creates it on first use.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when another process has it open; [`StoreError::Directory`], [`StoreError::Foreign`],
+    /// [`StoreError::Full`], [`StoreError::Table`].
+    pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
+        let trouble = |what, path: &Path, source| StoreError::Directory { what, path: path.to_owned(), source };
+        let directory = &settings.directory;
+        fs::create_dir_all(directory).map_err(|source| trouble("create", directory, source))?;
+        let directory = directory.canonicalize().map_err(|source| trouble("open", directory, source))?;
+        let path = directory.join(LOCK);
+        let lock = File::options().create(true).append(true).open(&path).map_err(|source| trouble("write", &path, source))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => StoreError::Busy(directory.clone()),
+            fs::TryLockError::Error(source) => trouble("lock", &path, source),
+        })?;
+        let table = Table::open_or_create(&directory).await?;
+        Ok(Self {
+            settings,
+            table,
+            _lock: lock,
+            batches: Vec::new(),
+            rows: 0,
+            progress: HashMap::new(),
+            unsettled: None,
+            counts: Counts::default(),
+        })
+    }
+
+    /// The last batch of `boot` that is durable, 0 for none: where `sensor` should go on.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn resume_after(&mut self, sensor: &str, boot: u64) -> Result<u64, StoreError> {
+        let progress = self.progress(sensor).await?;
+        Ok(if progress.boot == boot { progress.durable } else { 0 })
+    }
+
+    /// Takes a batch into memory, unless it is there already or there is no room.
+    ///
+    /// # Errors
+    /// The table cannot be read to see how far the sensor had come.
+    pub async fn push(&mut self, batch: Arc<Batch>) -> Result<Pushed, StoreError> {
+        let before = self.progress(&batch.sensor).await?;
+        let taken = if batch.boot == before.boot { before.taken } else { 0 };
+        if batch.boot < before.boot || batch.sequence <= taken {
+            self.counts.repeats += 1;
+            return Ok(Pushed::Repeat);
+        }
+        if self.rows > 0 && self.rows + batch.records.len() > self.settings.buffer_rows_max {
+            self.counts.refused += 1;
+            return Ok(Pushed::Full);
+        }
+        self.counts.missing += batch.sequence - taken - 1;
+        self.counts.records += batch.records.len() as u64;
+        let durable = if batch.boot == before.boot { before.durable } else { 0 };
+        self.progress.insert(batch.sensor.clone(), Progress { boot: batch.boot, durable, taken: batch.sequence });
+        self.rows += batch.records.len();
+        self.batches.push(batch);
+        Ok(Pushed::New)
+    }
+
+    /// Records that wait for a commit.
+    pub const fn buffered_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether so many records wait that a commit should not.
+    pub const fn wants_commit(&self) -> bool {
+        self.rows >= self.settings.commit_rows_max
+    }
+
+    /// What was counted since the store was opened.
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Makes everything that waits durable, in one commit, and says how far each sensor has come by it.
+    ///
+    /// # Errors
+    /// After any error everything still waits in memory, nothing is marked, and the next call tries again;
+    /// [`StoreError::Full`] when the disk is.
+    pub async fn commit(&mut self) -> Result<Vec<Mark>, StoreError> {
+        let result = self.try_commit().await;
+        match &result {
+            Ok(marks) if !marks.is_empty() => self.counts.commits += 1,
+            Ok(_) => {}
+            Err(_) => self.counts.failed_commits += 1,
+        }
+        result
+    }
+
+    async fn try_commit(&mut self) -> Result<Vec<Mark>, StoreError> {
+        let mut settled = Vec::new();
+        if let Some((marks, batches)) = self.unsettled.clone() {
+            if self.has_landed(&marks).await? {
+                self.settle(&marks, batches);
+                settled = marks;
+            }
+            self.unsettled = None;
+        }
+        if self.batches.is_empty() {
+            return Ok(settled);
+        }
+        let marks = marks(&self.batches);
+        let adds = self.write_files().await?;
+        let actions = adds.iter().cloned().map(Action::Add).collect();
+        // From here on the commit may be in the table although an error says otherwise, or although nobody waits for us any more.
+        self.unsettled = Some((marks.clone(), self.batches.len()));
+        if let Err(error) = self.table.commit(actions, &newest(&marks), table::append()).await {
+            if !self.has_landed(&marks).await? {
+                self.unsettled = None;
+                self.table.discard(&adds).await;
+                return Err(error);
+            }
+        }
+        self.settle(&marks, self.batches.len());
+        settled.extend(marks);
+        Ok(settled)
+    }
+
+    /// Asks the table whether the commit that was to carry `marks` is in it.
+    async fn has_landed(&mut self, marks: &[Mark]) -> Result<bool, StoreError> {
+        self.table.refresh().await?;
+        for mark in newest(marks) {
+            let landed = self.table.mark(&mark.sensor).await?;
+            if landed.is_none_or(|(boot, sequence)| (boot, sequence) < (mark.boot, mark.up_to)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets the first `batches`, which are durable now.
+    fn settle(&mut self, marks: &[Mark], batches: usize) {
+        for mark in marks {
+            if let Some(progress) = self.progress.get_mut(&mark.sensor).filter(|progress| progress.boot == mark.boot) {
+                progress.durable = mark.up_to;
+            }
+        }
+        let rows: usize = self.batches.drain(..batches).map(|batch| batch.records.len()).sum();
+        self.counts.committed += rows as u64;
+        self.rows -= rows;
+        self.unsettled = None;
+    }
+
+    /// Writes everything that waits into files that are not yet part of the table; all of them or none.
+    async fn write_files(&self) -> Result<Vec<Add>, StoreError> {
+        let batches = self.batches.clone();
+        let built = tokio::task::spawn_blocking(move || build_files(&batches)).await;
+        let failed = |error: &(dyn std::error::Error + 'static)| StoreError::table("encode", &self.table.directory, error);
+        let files = built.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let mut adds = Vec::with_capacity(files.len());
+        for (hour, file) in files {
+            match self.table.put(hour, file, wall_clock_millis(), true).await {
+                Ok(add) => adds.push(add),
+                Err(error) => {
+                    self.table.discard(&adds).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(adds)
+    }
+
+    async fn progress(&mut self, sensor: &str) -> Result<Progress, StoreError> {
+        if let Some(progress) = self.progress.get(sensor) {
+            return Ok(*progress);
+        }
+        let (boot, sequence) = self.table.mark(sensor).await?.unwrap_or_default();
+        let progress = Progress { boot, durable: sequence, taken: sequence };
+        self.progress.insert(sensor.to_owned(), progress);
+        Ok(progress)
+    }
+}
+
+/// The last batch of each start of each sensor.
+fn marks(batches: &[Arc<Batch>]) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = Vec::new();
+    for batch in batches {
+        match marks.iter_mut().find(|mark| mark.sensor == batch.sensor && mark.boot == batch.boot) {
+            Some(mark) => mark.up_to = batch.sequence,
+            None => marks.push(Mark { sensor: batch.sensor.clone(), boot: batch.boot, up_to: batch.sequence }),
+        }
+    }
+    marks
+}
+
+/// Of `marks`, those of each sensor's newest start.
+fn newest(marks: &[Mark]) -> Vec<Mark> {
+    let superseded = |mark: &Mark| marks.iter().any(|other| other.sensor == mark.sensor && other.boot > mark.boot);
+    marks.iter().filter(|mark| !superseded(mark)).cloned().collect()
+}
+
+/// One Parquet file per hour, rows sorted by time.
+fn build_files(batches: &[Arc<Batch>]) -> Result<Vec<(Hour, FileBytes)>, deltalake::parquet::errors::ParquetError> {
+    let mut rows: Vec<Row<'_>> =
+        batches.iter().flat_map(|batch| batch.records.iter().map(|record| Row { sensor: &batch.sensor, record })).collect();
+    rows.sort_by_key(Row::time);
+    let mut files = Vec::new();
+    let mut rest = &*rows;
+    while let Some(first) = rest.first() {
+        let hour = Hour::of(first.time());
+        let len = match files.len() + 1 {
+            HOURS_MAX => rest.len(),
+            _ => rest.partition_point(|row| Hour::of(row.time()) == hour),
+        };
+        let (these, others) = rest.split_at(len);
+        let mut builder = FileBuilder::new()?;
+        for chunk in these.chunks(CHUNK_ROWS) {
+            builder.push(&schema::to_columns(chunk)?)?;
+        }
+        files.push((hour, builder.finish()?));
+        rest = others;
+    }
+    Ok(files)
+}
+
+/// When a file was made, for the log.
+#[expect(clippy::disallowed_methods, reason = "the table's log wants the wall clock; no record depends on it")]
+fn wall_clock_millis() -> i64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

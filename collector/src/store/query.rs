@@ -1,0 +1,96 @@
+//! SQL over the flow records.
+//!
+//! Two tables: `flows_raw` is what is stored (see [`super::schema`]), `flows` the same for people:
+//!
+//! * addresses as text, MAC addresses as `aa:bb:cc:dd:ee:ff`, times as timestamps, `flowId` without a sign
+//!
+//! and functions for the rest: `ip_text(bytes)`, `ip_bytes(text)`, `mac_text(number)`, `unsigned(number)`. Column names are
+//! those of IPFIX, in its spelling: upper and lower case matter. A query reads the table as of its start; a collector may go
+//! on writing meanwhile. Conditions on `time`, `date` and `hour` leave out whole files, other comparisons parts of files.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use deltalake::DeltaTable;
+use deltalake::arrow::datatypes::{DataType, TimeUnit};
+use deltalake::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use deltalake::datafusion::execution::memory_pool::FairSpillPool;
+use deltalake::datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use deltalake::datafusion::logical_expr::{Expr, cast, ident};
+use deltalake::datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use futures::StreamExt;
+use spanwatch_common::element::Shown;
+
+use super::error::StoreError;
+use super::functions::{self, ip_text, mac_text, unsigned};
+use super::render::{Format, Renderer};
+use super::schema::{COLUMNS, DATE, HOUR, SENSOR, TIME};
+use super::settings::StoreSettings;
+use super::table::Table;
+
+/// The stored records as they are.
+const RAW: &str = "flows_raw";
+/// The stored records as people read them.
+const VIEW: &str = "flows";
+
+/// Answers `sql` from the records in `settings.directory` and writes the result to `out` as it comes.
+///
+/// # Errors
+/// [`StoreError::Empty`] when nothing was ever stored; [`StoreError::Query`] when the text is no query, would change
+/// something, names what does not exist, or needs more than it may; [`StoreError::Output`].
+pub async fn query(settings: &StoreSettings, sql: &str, format: Format, out: &mut impl Write) -> Result<(), StoreError> {
+    let table = Table::open(&settings.directory).await?;
+    let context = session(settings)?;
+    let mut readable = DeltaTable::new(table.log.clone());
+    readable.load().await?;
+    context.register_table(RAW, readable.table_provider().await?)?;
+    let view = context.table(RAW).await?.select(view_columns())?.into_view();
+    context.register_table(VIEW, view)?;
+
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let mut stream = context.sql_with_options(sql, read_only).await?.execute_stream().await?;
+    let mut renderer = Renderer::new(format, stream.schema());
+    while let Some(batch) = stream.next().await {
+        renderer.write(&batch?, out)?;
+    }
+    renderer.finish(out)
+}
+
+/// An engine that keeps to its memory, then goes on on disk, then gives up.
+pub(super) fn session(settings: &StoreSettings) -> Result<SessionContext, StoreError> {
+    let memory = usize::try_from(settings.query_memory_bytes_max).unwrap_or(usize::MAX);
+    let mode = match settings.query_spill_directory.as_os_str().is_empty() {
+        true => DiskManagerMode::OsTmpDirectory,
+        false => DiskManagerMode::Directories(vec![settings.query_spill_directory.clone()]),
+    };
+    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(settings.query_spill_bytes_max);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_disk_manager_builder(disk)
+        .build_arc()?;
+    let mut config = SessionConfig::new().with_information_schema(true);
+    let options = config.options_mut();
+    options.sql_parser.enable_ident_normalization = false;
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.schema_force_view_types = false;
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    functions::register(&context);
+    Ok(context)
+}
+
+fn view_columns() -> Vec<Expr> {
+    let mut columns = vec![ident(TIME), ident(SENSOR)];
+    columns.extend(COLUMNS.iter().map(|column| {
+        let stored = ident(&column.name);
+        let shown = match column.element.shown {
+            Shown::Address => ip_text().call(vec![stored]),
+            Shown::Mac => mac_text().call(vec![stored]),
+            Shown::Time => cast(stored, DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()))),
+            Shown::Number if column.element.name == "flowId" => unsigned().call(vec![stored]),
+            Shown::Number | Shown::State => return stored,
+        };
+        shown.alias(&column.name)
+    }));
+    columns.extend([ident(DATE), ident(HOUR)]);
+    columns
+}

@@ -1,0 +1,280 @@
+//! Flow records as columns.
+//!
+//! One column per element of [`ELEMENTS`], named as in the CSV output, holding NULL where the element does not apply to the
+//! record. Delta Lake has no unsigned types, so 64-bit words are kept in two's complement; everything narrower fits a wider
+//! signed type. Around them stand:
+//!
+//! | column | type | |
+//! | --- | --- | --- |
+//! | `time` | timestamp, microseconds, UTC | first packet of the record, either way; files are sorted by it and skipped by it |
+//! | `sensor` | string | who saw it |
+//! | `date`, `hour` | date, integer | partition: the UTC hour of `time` |
+
+use std::sync::{Arc, LazyLock};
+
+use deltalake::arrow::array::{
+    ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray,
+};
+use deltalake::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use deltalake::arrow::error::ArrowError;
+use deltalake::kernel::{DataType as DeltaType, StructField};
+use deltalake::parquet::arrow::ArrowWriter;
+use deltalake::parquet::basic::{Compression, Encoding, ZstdLevel};
+use deltalake::parquet::errors::ParquetError;
+use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::parquet::schema::types::ColumnPath;
+use spanwatch_common::element::{Access, ELEMENTS, Element, Shown};
+use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::text::csv_header;
+use spanwatch_common::time::Timestamp;
+
+/// Column of the earliest time in the record.
+pub(super) const TIME: &str = "time";
+/// Column of the sensor's name.
+pub(super) const SENSOR: &str = "sensor";
+/// Partition column: UTC date.
+pub(super) const DATE: &str = "date";
+/// Partition column: UTC hour of the day.
+pub(super) const HOUR: &str = "hour";
+
+/// Rows in a row group: what a query skips or reads as one.
+const ROW_GROUP_ROWS: usize = 262_144;
+
+/// How a column is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Int32: what has at most 16 bits.
+    Int,
+    /// Int64: counters, identifiers, MAC addresses (the lower 48 bits), times in nanoseconds since the epoch.
+    Long,
+    /// 16 bytes, as [`spanwatch_common::net::Address`].
+    Bytes,
+    /// The word of the state.
+    Word,
+}
+
+/// One element and the column it is kept in.
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) element: &'static Element,
+    pub(super) kept: Kept,
+}
+
+/// A column per element, in the order of [`ELEMENTS`].
+pub(super) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
+    let header = csv_header();
+    let names = header.trim_end().split(',');
+    ELEMENTS.iter().zip(names).map(|(element, name)| Column { name: name.to_owned(), element, kept: kept(element) }).collect()
+});
+
+fn kept(element: &Element) -> Kept {
+    const WIDE: [&str; 6] =
+        ["flowId", "observationPointId", "ingressInterface", "packetDeltaCount", "octetDeltaCount", "layer2OctetDeltaCount"];
+    match element.shown {
+        Shown::Address => Kept::Bytes,
+        Shown::State => Kept::Word,
+        Shown::Mac | Shown::Time => Kept::Long,
+        Shown::Number if WIDE.contains(&element.name) => Kept::Long,
+        Shown::Number => Kept::Int,
+    }
+}
+
+/// The columns of the table, partition columns last.
+pub(super) fn table_fields() -> Vec<StructField> {
+    let mut fields = vec![StructField::new(TIME, DeltaType::TIMESTAMP, true), StructField::new(SENSOR, DeltaType::STRING, true)];
+    fields.extend(COLUMNS.iter().map(|column| {
+        let kind = match column.kept {
+            Kept::Int => DeltaType::INTEGER,
+            Kept::Long => DeltaType::LONG,
+            Kept::Bytes => DeltaType::BINARY,
+            Kept::Word => DeltaType::STRING,
+        };
+        StructField::new(&column.name, kind, true)
+    }));
+    fields.push(StructField::new(DATE, DeltaType::DATE, true));
+    fields.push(StructField::new(HOUR, DeltaType::INTEGER, true));
+    fields
+}
+
+/// The columns of a file: those of the table without the partition columns.
+static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let mut fields = vec![
+        Field::new(TIME, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
+        Field::new(SENSOR, DataType::Utf8, true),
+    ];
+    fields.extend(COLUMNS.iter().map(|column| {
+        let kind = match column.kept {
+            Kept::Int => DataType::Int32,
+            Kept::Long => DataType::Int64,
+            Kept::Bytes => DataType::Binary,
+            Kept::Word => DataType::Utf8,
+        };
+        Field::new(&column.name, kind, true)
+    }));
+    Arc::new(Schema::new(fields))
+});
+
+/// A record and who saw it.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) sensor: &'a str,
+    pub(super) record: &'a FlowRecord,
+}
+
+impl Row<'_> {
+    pub(super) fn time(&self) -> Timestamp {
+        self.record.first()
+    }
+}
+
+/// `rows` as columns of [`FILE_SCHEMA`].
+pub(super) fn to_columns(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
+    let time = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| as_micros(row.time()))).with_timezone("UTC");
+    let mut sensors = StringBuilder::with_capacity(rows.len(), rows.len() * 16);
+    rows.iter().for_each(|row| sensors.append_value(row.sensor));
+    let mut arrays: Vec<ArrayRef> = vec![Arc::new(time), Arc::new(sensors.finish())];
+    arrays.extend(COLUMNS.iter().map(|column| to_array(column, rows)));
+    RecordBatch::try_new(FILE_SCHEMA.clone(), arrays)
+}
+
+fn to_array(column: &Column, rows: &[Row<'_>]) -> ArrayRef {
+    let element = column.element;
+    let applying = || rows.iter().map(|row| element.applies_to(row.record).then_some(row.record));
+    match (column.kept, element.access) {
+        (Kept::Word, _) => {
+            let mut out = StringBuilder::with_capacity(rows.len(), rows.len() * 8);
+            applying().for_each(|record| out.append_option(record.map(|record| record.state.name())));
+            Arc::new(out.finish())
+        }
+        (Kept::Int, Access::Word(get, _)) => {
+            let mut out = Int32Builder::with_capacity(rows.len());
+            applying().for_each(|record| out.append_option(record.map(|record| get(record) as i32)));
+            Arc::new(out.finish())
+        }
+        (_, Access::Word(get, _)) => {
+            let mut out = Int64Builder::with_capacity(rows.len());
+            applying().for_each(|record| out.append_option(record.map(|record| get(record).cast_signed())));
+            Arc::new(out.finish())
+        }
+        (_, Access::Wide(get, _)) => {
+            let mut out = BinaryBuilder::with_capacity(rows.len(), rows.len() * 16);
+            applying().for_each(|record| out.append_option(record.map(|record| get(record).to_be_bytes())));
+            Arc::new(out.finish())
+        }
+    }
+}
+
+/// Microseconds since the epoch, rounded down.
+pub(super) const fn as_micros(time: Timestamp) -> i64 {
+    time.as_nanos().div_euclid(1000)
+}
+
+/// A Parquet file in the making, in memory.
+pub(super) struct FileBuilder {
+    writer: ArrowWriter<Vec<u8>>,
+    rows: usize,
+    /// Least and greatest `time`, in microseconds.
+    span: Option<(i64, i64)>,
+}
+
+/// A finished Parquet file.
+pub(super) struct FileBytes {
+    pub(super) bytes: Vec<u8>,
+    /// What Delta's log says about the file (JSON), so that queries can pass it over.
+    pub(super) stats: String,
+}
+
+impl FileBuilder {
+    pub(super) fn new() -> Result<Self, ParquetError> {
+        let mut properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS));
+        // Times and identifiers hardly repeat: a dictionary would only be thrown away.
+        let times = COLUMNS.iter().filter(|column| column.element.shown == Shown::Time).map(|column| &*column.name);
+        for name in times.chain([TIME]) {
+            let path = ColumnPath::from(name);
+            properties = properties
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+        }
+        let properties = properties.set_column_dictionary_enabled(ColumnPath::from("flowId"), false).build();
+        let writer = ArrowWriter::try_new(Vec::new(), FILE_SCHEMA.clone(), Some(properties))?;
+        Ok(Self { writer, rows: 0, span: None })
+    }
+
+    /// Appends `batch`, whose columns are those of [`FILE_SCHEMA`] and whose rows are in the order of time.
+    pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        self.writer.write(batch)?;
+        self.rows += batch.num_rows();
+        let times = batch.column(0).as_any().downcast_ref::<TimestampMicrosecondArray>();
+        for &time in times.into_iter().flat_map(|times| times.values()) {
+            let (least, greatest) = self.span.unwrap_or((time, time));
+            self.span = Some((least.min(time), greatest.max(time)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn finish(self) -> Result<FileBytes, ParquetError> {
+        let (rows, span) = (self.rows, self.span);
+        let bytes = self.writer.into_inner()?;
+        let stats = match span {
+            None => serde_json::json!({ "numRecords": rows }),
+            Some((least, greatest)) => serde_json::json!({
+                "numRecords": rows,
+                "minValues": { TIME: in_words(least) },
+                "maxValues": { TIME: in_words(greatest) },
+                "nullCount": { TIME: 0 },
+            }),
+        };
+        Ok(FileBytes { bytes, stats: stats.to_string() })
+    }
+}
+
+/// A time as Delta's statistics spell it: `2026-11-21T10:00:00.000000Z`.
+fn in_words(micros: i64) -> String {
+    let nanos = Timestamp::from_nanos(micros.saturating_mul(1000)).to_string();
+    format!("{}Z", nanos.get(..nanos.len() - 4).unwrap_or(&nanos))
+}
+
+/// The columns of a file, for whoever reads one back.
+pub(super) fn file_schema() -> SchemaRef {
+    FILE_SCHEMA.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_element_has_a_column_of_its_own_name() {
+        let names: HashSet<&str> = COLUMNS.iter().map(|column| &*column.name).collect();
+        assert_eq!(names.len(), ELEMENTS.len());
+        for name in
+            ["flowStartNanoseconds", "reverseFlowStartNanoseconds", "sourceIPAddress", "destinationTransportPort", "flowId"]
+        {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_column_is_wide_enough_for_the_largest_value_of_its_field() {
+        for column in COLUMNS.iter() {
+            let mut record = FlowRecord::default();
+            if let Access::Word(get, set) = column.element.access {
+                set(&mut record, u64::MAX);
+                let largest = get(&record);
+                assert!(column.kept != Kept::Int || i32::try_from(largest).is_ok(), "{} does not fit {largest}", column.name);
+            }
+        }
+    }
+
+    #[test]
+    fn statistics_spell_times_in_microseconds() {
+        assert_eq!(in_words(1_400_547_199_329_569), "2014-05-20T00:53:19.329569Z");
+    }
+}

@@ -1,0 +1,250 @@
+//! The Delta table: opening, committing, and the marks that a commit carries.
+//!
+//! A commit is one file in `_delta_log`, created under a name that must not exist yet. It names the new Parquet files and,
+//! as `txn` actions, how far each sensor has come; so rows and marks appear together or not at all.
+//!
+//! ```text
+//! txn { appId: "spanwatch/boot/NAME",     version: boot     }   the newest start of the sensor; u64 in two's complement
+//! txn { appId: "spanwatch/sequence/NAME", version: sequence }   the last batch of that start that the table holds
+//! ```
+//! Two entries per sensor for ever, however often it starts.
+
+use std::collections::HashMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use deltalake::datafusion::object_store::{ObjectStoreExt, PutMode, PutOptions};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, Transaction};
+use deltalake::logstore::LogStoreRef;
+use deltalake::operations::create::CreateBuilder;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::state::DeltaTableState;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError, ObjectStore, Path};
+use spanwatch_common::time::Timestamp;
+use time::OffsetDateTime;
+
+use super::durable::DurableStore;
+use super::error::StoreError;
+use super::schema::{self, COLUMNS, FileBytes};
+
+/// How far a sensor has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Name of the sensor.
+    pub sensor: String,
+    /// Which start of it.
+    pub boot: u64,
+    /// Every batch up to and including this one is durable.
+    pub up_to: u64,
+}
+
+/// An hour of UTC, counted from the epoch: what the table is partitioned by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Hour(i64);
+
+const NANOS_PER_HOUR: i64 = 3_600_000_000_000;
+
+impl Hour {
+    pub(super) const fn of(time: Timestamp) -> Self {
+        Self(time.as_nanos().div_euclid(NANOS_PER_HOUR))
+    }
+
+    /// When the hour is over.
+    pub(super) const fn end(self) -> Timestamp {
+        Timestamp::from_nanos((self.0 + 1).saturating_mul(NANOS_PER_HOUR))
+    }
+
+    /// `2026-11-21` and the hour of the day.
+    fn in_words(self) -> (String, i64) {
+        let day = OffsetDateTime::from_unix_timestamp(self.0.saturating_mul(3600)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        (format!("{:04}-{:02}-{:02}", day.year(), u8::from(day.month()), day.day()), self.0.rem_euclid(24))
+    }
+
+    /// The directory of the hour within the table.
+    pub(super) fn directory(self) -> String {
+        let (date, hour) = self.in_words();
+        format!("{}={date}/{}={hour}", schema::DATE, schema::HOUR)
+    }
+
+    fn values(self) -> HashMap<String, Option<String>> {
+        let (date, hour) = self.in_words();
+        HashMap::from([(schema::DATE.to_owned(), Some(date)), (schema::HOUR.to_owned(), Some(hour.to_string()))])
+    }
+
+    /// From the values of the partition columns; none when they are not ours.
+    pub(super) fn from_values(values: &HashMap<String, Option<String>>) -> Option<Self> {
+        let date = values.get(schema::DATE)?.as_deref()?;
+        let hour: i64 = values.get(schema::HOUR)?.as_deref()?.parse().ok()?;
+        let mut parts = date.splitn(3, '-');
+        let year = parts.next()?.parse().ok()?;
+        let month = time::Month::try_from(parts.next()?.parse::<u8>().ok()?).ok()?;
+        let day = time::Date::from_calendar_date(year, month, parts.next()?.parse().ok()?).ok()?;
+        Some(Self(day.midnight().assume_utc().unix_timestamp().div_euclid(3600) + hour))
+    }
+}
+
+/// The table in one directory, as of the last look at it.
+pub(super) struct Table {
+    pub(super) directory: PathBuf,
+    pub(super) log: LogStoreRef,
+    pub(super) state: DeltaTableState,
+}
+
+impl Table {
+    /// Opens the table in `directory`, which is absolute and exists; creates it when there is none.
+    pub(super) async fn open_or_create(directory: &FilePath) -> Result<Self, StoreError> {
+        let table = locate(directory)?;
+        let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
+        if !table.verify_deltatable_existence().await.map_err(failed)? {
+            CreateBuilder::new()
+                .with_log_store(table.log_store())
+                .with_table_name("flows")
+                .with_columns(schema::table_fields())
+                .with_partition_columns([schema::DATE, schema::HOUR])
+                .with_configuration([("delta.dataSkippingStatsColumns", Some(schema::TIME))])
+                .await
+                .map_err(|error| StoreError::table("create", directory, &error))?;
+        }
+        Self::load(directory, table).await
+    }
+
+    /// Opens the table in `directory` for reading.
+    pub(super) async fn open(directory: &FilePath) -> Result<Self, StoreError> {
+        let directory = directory.canonicalize().map_err(|_| StoreError::Empty(directory.to_owned()))?;
+        let table = locate(&directory)?;
+        let exists = table.verify_deltatable_existence().await;
+        if !exists.map_err(|error| StoreError::table("open", &directory, &error))? {
+            return Err(StoreError::Empty(directory));
+        }
+        Self::load(&directory, table).await
+    }
+
+    async fn load(directory: &FilePath, mut table: DeltaTable) -> Result<Self, StoreError> {
+        let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
+        table.load().await.map_err(failed)?;
+        let state = table.snapshot().map_err(failed)?.clone();
+        let known = state.schema();
+        let wanted = COLUMNS.iter().map(|column| &*column.name).chain([schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR]);
+        for column in wanted {
+            if known.field(column).is_none() {
+                return Err(StoreError::Foreign { path: directory.to_owned(), column: column.to_owned() });
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), log: table.log_store(), state })
+    }
+
+    /// Takes in what others have committed.
+    pub(super) async fn refresh(&mut self) -> Result<(), StoreError> {
+        let updated = self.state.update(self.log.as_ref(), None).await;
+        updated.map_err(|error| StoreError::table("read", &self.directory, &error))
+    }
+
+    /// How far `sensor` has come: its newest start, and the last batch of that.
+    pub(super) async fn mark(&self, sensor: &str) -> Result<Option<(u64, u64)>, StoreError> {
+        let failed = |error: DeltaTableError| StoreError::table("read", &self.directory, &error);
+        let boot = self.state.transaction_version(self.log.as_ref(), boot_id(sensor)).await.map_err(failed)?;
+        let sequence = self.state.transaction_version(self.log.as_ref(), sequence_id(sensor)).await.map_err(failed)?;
+        Ok(boot.zip(sequence).map(|(boot, sequence)| (boot.cast_unsigned(), sequence.cast_unsigned())))
+    }
+
+    /// Writes a Parquet file durably. It becomes part of the table with the commit that carries the action returned.
+    pub(super) async fn put(&self, hour: Hour, file: FileBytes, now_millis: i64, data_change: bool) -> Result<Add, StoreError> {
+        let path = format!("{}/part-{}.zstd.parquet", hour.directory(), uuid::Uuid::new_v4());
+        let size = i64::try_from(file.bytes.len()).unwrap_or(i64::MAX);
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = self.objects().put_opts(&Path::from(&*path), file.bytes.into(), options).await;
+        put.map_err(|error| StoreError::table("write", &self.directory, &error))?;
+        Ok(Add {
+            path,
+            partition_values: hour.values(),
+            size,
+            modification_time: now_millis,
+            data_change,
+            stats: Some(file.stats),
+            ..Add::default()
+        })
+    }
+
+    /// Removes files that did not become part of the table. What cannot be removed now, upkeep removes later.
+    pub(super) async fn discard(&self, files: &[Add]) {
+        for file in files {
+            let _ = self.objects().delete(&Path::from(&*file.path)).await;
+        }
+    }
+
+    /// Commits `actions` and `marks` as one. When it returns without error they are durable; after an error, whether they
+    /// are must be asked of the table.
+    pub(super) async fn commit(
+        &mut self,
+        actions: Vec<Action>,
+        marks: &[Mark],
+        operation: DeltaOperation,
+    ) -> Result<(), StoreError> {
+        let failed = |error: DeltaTableError| StoreError::table("commit", &self.directory, &error);
+        let transactions = marks.iter().flat_map(|mark| {
+            [
+                Transaction::new(boot_id(&mark.sensor), mark.boot.cast_signed()),
+                Transaction::new(sequence_id(&mark.sensor), mark.up_to.cast_signed()),
+            ]
+        });
+        // Checkpoints and tidying are upkeep's: here their failure would look like that of the commit.
+        let properties = CommitProperties::default()
+            .with_create_checkpoint(false)
+            .with_cleanup_expired_logs(Some(false))
+            .with_application_transactions(transactions.collect());
+        let commit = CommitBuilder::from(properties).with_actions(actions).build(Some(&self.state), self.log.clone(), operation);
+        let committed = commit.into_prepared_commit_future().await.map_err(failed)?.await.map_err(failed)?;
+        match committed.await {
+            Ok(finalized) => self.state = finalized.snapshot(),
+            Err(error) => {
+                tracing::warn!(%error, "the commit is durable, but the table could not be read again; trying once more");
+                self.refresh().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of the table's directory.
+    pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
+        self.log.object_store(None)
+    }
+}
+
+/// What a commit of new rows says about itself.
+pub(super) fn append() -> DeltaOperation {
+    DeltaOperation::Write {
+        mode: SaveMode::Append,
+        partition_by: Some(vec![schema::DATE.to_owned(), schema::HOUR.to_owned()]),
+        predicate: None,
+    }
+}
+
+fn locate(directory: &FilePath) -> Result<DeltaTable, StoreError> {
+    let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
+    let url = deltalake::table::builder::parse_table_uri(directory.to_string_lossy()).map_err(failed)?;
+    let builder = DeltaTableBuilder::from_url(url.clone()).map_err(failed)?;
+    builder.with_storage_backend(Arc::new(DurableStore::new()), url).build().map_err(failed)
+}
+
+fn boot_id(sensor: &str) -> String {
+    format!("spanwatch/boot/{sensor}")
+}
+
+fn sequence_id(sensor: &str) -> String {
+    format!("spanwatch/sequence/{sensor}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_survives_its_partition_values() {
+        for secs in [0, 1_763_722_800, 1_763_722_799, -1] {
+            let hour = Hour::of(Timestamp::from_secs(secs));
+            assert_eq!(Hour::from_values(&hour.values()), Some(hour), "{secs}");
+        }
+        assert_eq!(Hour::of(Timestamp::from_secs(1_763_722_800)).directory(), "date=2025-11-21/hour=11");
+    }
+}
