@@ -70,6 +70,7 @@ run_all() {
 
     title "Certificates, collector and sensor"
     start_programs
+    start_follower
 
     title "Ordinary traffic: Modbus polls, names, a download, pings"
     mirror_count rx_packets >"$work/rx_packets.before"
@@ -99,7 +100,7 @@ start_programs() {
     echo "collector: ready on $collector_address:4740, records in $work/store"
     start sensor sensor "$bin/spanwatch-sensor" run --config "$work/sensor.toml" --stats "$work/ledger.json"
     await_health sensor "$sensor_health"
-    echo "sensor: ready; $(grep -i -m 1 'capture' "$work/sensor.log" | strip_colours || echo 'its log names no capture mode')"
+    echo "sensor: ready; $(strip_colours <"$work/sensor.log" | sed -n 's/.*\(capturing on .*\)/\1/p')"
 }
 
 ordinary_traffic() {
@@ -142,7 +143,6 @@ scan() {
     # When each probe left: SYN without ACK, in the scanner's own namespace.
     start probes scanner tcpdump -l -n -tt -i e0 "src host $scanner and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn"
     await "tcpdump to listen" 10 grep -q 'listening on' "$work/probes.log"
-    start_follower
 
     date +%s.%N >"$work/sweep.start"
     in_ns scanner timeout --foreground 60 nmap -n -Pn -sS -p 502 10.77.0.1-30 >"$work/nmap.log" 2>&1 || fail "nmap failed" nmap
