@@ -112,7 +112,11 @@ impl Vitals {
             ("connections_total", "Connections accepted.", &self.door.connections),
             ("connections_crowded_total", "Connections closed because there were too many.", &self.door.crowded),
             ("connections_stranger_total", "Handshakes that failed: wrong certificate, none, or no TLS.", &self.door.strangers),
-            ("connections_rejected_total", "Sensors turned away after the handshake, or closed for nonsense.", &self.door.rejected),
+            (
+                "connections_rejected_total",
+                "Sensors turned away after the handshake, or closed for nonsense.",
+                &self.door.rejected,
+            ),
         ];
         for (name, help, count) in door {
             page.metric(name, "counter", help);

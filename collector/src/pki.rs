@@ -60,7 +60,9 @@ pub enum PkiError {
         consequence: &'static str,
     },
     /// Not a name for a sensor.
-    #[error("a sensor's name has 1 to {NAME_LEN_MAX} characters of a-z, 0-9, '.', '_' and '-' and begins with a letter or digit; {0:?} does not")]
+    #[error(
+        "a sensor's name has 1 to {NAME_LEN_MAX} characters of a-z, 0-9, '.', '_' and '-' and begins with a letter or digit; {0:?} does not"
+    )]
     Name(String),
     /// Not a name for the collector.
     #[error("{0:?} is neither a host name nor an IP address")]

@@ -71,10 +71,7 @@ pub fn outlets() -> (Outlets, Inlets) {
     let (detect, from_detect) = mpsc::channel(BATCHES_UNDER_WAY_MAX);
     let (inquiries, from_inquiries) = mpsc::channel(64);
     let room = Arc::new(Semaphore::new(ROWS_UNDER_WAY_MAX as usize));
-    (
-        Outlets { store, detect, inquiries, room },
-        Inlets { store: from_store, detect: from_detect, inquiries: from_inquiries },
-    )
+    (Outlets { store, detect, inquiries, room }, Inlets { store: from_store, detect: from_detect, inquiries: from_inquiries })
 }
 
 /// A place for one batch in every outlet, held before the batch is taken: between the decision that a batch is new and its

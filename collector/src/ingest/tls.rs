@@ -87,7 +87,9 @@ pub(super) fn sensor_name(certificate: &CertificateDer<'_>) -> Option<String> {
 pub(super) fn sentence(error: &std::io::Error) -> String {
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, NoCertificatesPresented, PeerIncompatible};
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(NoCertificatesPresented) => "it has no certificate; only sensors with an identity from `pki issue` may connect".to_owned(),
+        Some(NoCertificatesPresented) => {
+            "it has no certificate; only sensors with an identity from `pki issue` may connect".to_owned()
+        }
         Some(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             "its certificate is from another authority; issue its identity here with `spanwatch-collector pki issue`".to_owned()
         }

@@ -146,7 +146,9 @@ impl Collector {
 async fn listen(address: &str, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("listen on {address}: another program does already; stop it (`ss -ltnp` shows which), or change `{key}`")
+            anyhow::anyhow!(
+                "listen on {address}: another program does already; stop it (`ss -ltnp` shows which), or change `{key}`"
+            )
         }
         io::ErrorKind::PermissionDenied => {
             anyhow::anyhow!("listen on {address}: not permitted; choose a port above 1023 as `{key}`")

@@ -37,7 +37,8 @@ pub(super) struct Watch {
 impl Watch {
     /// Opens the alert file and takes over the alerts that are open in it.
     pub(super) fn new(rules: &RuleFile, settings: &Settings) -> anyhow::Result<Self> {
-        let trouble = || format!("alert file {}; is `alerts.file` right, and may this user write there?", settings.file.display());
+        let trouble =
+            || format!("alert file {}; is `alerts.file` right, and may this user write there?", settings.file.display());
         if let Some(directory) = settings.file.parent() {
             fs::create_dir_all(directory).with_context(trouble)?;
         }
@@ -61,7 +62,12 @@ impl Watch {
     }
 
     /// Observes every batch as it comes, and tells what was found, until `stopping` turns true.
-    pub(super) async fn run(mut self, mut batches: mpsc::Receiver<Arc<Batch>>, vitals: Arc<Vitals>, mut stopping: watch::Receiver<bool>) {
+    pub(super) async fn run(
+        mut self,
+        mut batches: mpsc::Receiver<Arc<Batch>>,
+        vitals: Arc<Vitals>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -91,7 +97,7 @@ impl Watch {
         for finding in self.findings.drain(..) {
             self.book.take(&finding, now, &mut self.unwritten);
         }
-        self.book.expire(self.detection.event_time(), now, &mut self.unwritten);
+        self.book.expire(self.detection.watermark(), now, &mut self.unwritten);
         for alert in &self.unwritten[already..] {
             let _ = self.terminal.put(alert); // nobody may be looking; the file counts
         }

@@ -1,0 +1,93 @@
+//! What an operator types.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use spanwatch_common::settings::SettingsError;
+use tracing_subscriber::EnvFilter;
+
+use crate::commands::alerts::AlertsArgs;
+use crate::commands::detect::DetectArgs;
+use crate::commands::pki::PkiArgs;
+use crate::commands::query::QueryArgs;
+use crate::commands::{alerts, check, detect, doctor, pki, query};
+use crate::config::Config;
+
+/// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// Receives flow records from sensors, keeps them, and raises alerts about scans and odd volumes.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "spanwatch-collector", version)]
+pub struct CommandLine {
+    /// The settings file. Without it /etc/spanwatch/collector.toml, or the defaults if there is none.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive, store, detect, alert; until SIGINT or SIGTERM.
+    Run,
+    /// Check the settings and the rule file, and exit with 0 or 78.
+    Check,
+    /// Check everything that a running collector needs, and say what to do about it.
+    Doctor,
+    /// Ask the stored records with SQL; also beside a running collector.
+    Query(QueryArgs),
+    /// Show alerts.
+    Alerts(AlertsArgs),
+    /// Run recorded flows through the detectors.
+    Detect(DetectArgs),
+    /// Make certificates: for this collector, and an identity for each sensor.
+    Pki(PkiArgs),
+}
+
+/// Does what was typed, and says on stderr what went wrong.
+pub fn run(command_line: CommandLine) -> ExitCode {
+    log_to_stderr();
+    match dispatch(command_line) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("spanwatch-collector: {error:#}");
+            let is_settings = error.downcast_ref::<SettingsError>().is_some();
+            if is_settings { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
+    let path = command_line.config.as_deref();
+    match command_line.command {
+        Command::Detect(args) => detect::run(&args)?,
+        Command::Check => check::run(path)?,
+        Command::Run => {
+            let config = Config::load(path)?;
+            let rules = config.rules()?;
+            runtime()?.block_on(crate::run::run(config, rules))?;
+        }
+        Command::Doctor => return doctor::run(&Config::load(path)?),
+        Command::Query(args) => runtime()?.block_on(query::run(&args, &Config::load(path)?))?,
+        Command::Alerts(args) => alerts::run(&args, &Config::load(path)?.alerts.file)?,
+        Command::Pki(args) => pki::run(&args, path)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Logs go to stderr, where journald finds them. `RUST_LOG` chooses more or less of them.
+fn log_to_stderr() {
+    // What the libraries beneath the store call information is noise to an operator.
+    let quiet = "info,delta_kernel=warn,deltalake=warn,deltalake_core=warn,datafusion=warn,parquet=warn";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    // A second call in one process (tests) keeps the first.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).try_init();
+}

@@ -1,0 +1,245 @@
+//! `spanwatch-collector doctor`: everything that a running collector needs, and what to do about what is missing.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use spanwatch_common::time::Timestamp;
+
+use crate::config::Config;
+use crate::ingest::tls;
+use crate::pki::Pki;
+use crate::run::clock;
+
+/// Free space below which an operator should act, and below which nothing can be stored for long.
+const FREE_WARN: u64 = 10 << 30;
+const FREE_FAIL: u64 = 256 << 20;
+/// Certificates that end within this many days deserve a word.
+const DAYS_WARN: i64 = 45;
+/// Files that a collector has open beside its connections.
+const FILES_RESERVE: u64 = 512;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing to do.
+    Ok,
+    /// It runs, but not as well or not for long.
+    Warn,
+    /// It does not run.
+    Fail,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What is the case.
+    pub says: String,
+    /// What to do; empty when nothing.
+    pub remedy: String,
+}
+
+impl Check {
+    fn ok(name: &'static str, says: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Ok, says: says.into(), remedy: String::new() }
+    }
+
+    fn warn(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Warn, says: says.into(), remedy: remedy.into() }
+    }
+
+    fn fail(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Fail, says: says.into(), remedy: remedy.into() }
+    }
+}
+
+/// Checks, prints, and fails if any check does.
+///
+/// # Errors
+/// The rule file has a mistake.
+pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    config.rules()?;
+    let checks = examine(config, clock());
+    for check in &checks {
+        let mark = match check.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        println!("{mark}  {:<12} {}", check.name, check.says);
+        if !check.remedy.is_empty() {
+            println!("      {:<12} -> {}", "", check.remedy);
+        }
+    }
+    let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Looks at everything, in the order in which a start would need it.
+pub fn examine(config: &Config, now: Timestamp) -> Vec<Check> {
+    let alerts = config.alerts.file.parent().map(PathBuf::from).unwrap_or_default();
+    let mut checks =
+        vec![directory("store", &config.store.directory), free_space(&config.store.directory), directory("alerts", &alerts)];
+    checks.extend(certificates(&Pki::new(&config.pki.directory), &config.pki.directory, now));
+    checks.push(port("sensors", &config.ingest.listen, "ingest.listen"));
+    if !config.metrics.listen.is_empty() {
+        checks.push(port("metrics", &config.metrics.listen, "metrics.listen"));
+    }
+    checks.push(open_files(config.ingest.connections_max as u64));
+    checks.push(time_service());
+    checks
+}
+
+/// The nearest directory that exists on the way to `path`.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+fn directory(name: &'static str, path: &Path) -> Check {
+    let there = nearest(path);
+    let probe = there.join(format!(".spanwatch-doctor-{}", std::process::id()));
+    let written = fs::write(&probe, b"doctor").and_then(|()| fs::remove_file(&probe));
+    match written {
+        Ok(()) if there == path => Check::ok(name, format!("{} can be written", path.display())),
+        Ok(()) => Check::ok(name, format!("{} does not exist yet and can be made", path.display())),
+        Err(error) => {
+            let says = format!("{} cannot be written: {error}", there.display());
+            let remedy = format!("install -d -o USER -g USER {}, with the user that runs the collector", path.display());
+            Check::fail(name, says, remedy)
+        }
+    }
+}
+
+fn free_space(path: &Path) -> Check {
+    let name = "free space";
+    let free = match rustix::fs::statvfs(nearest(path)) {
+        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+        Err(error) => return Check::warn(name, format!("cannot be told: {error}"), format!("df {}", path.display())),
+    };
+    let says = format!("{:.1} GiB under {}", free as f64 / f64::from(1 << 30), path.display());
+    let remedy = "free some, or lower `store.retention_days` or `store.retention_bytes_max`";
+    match free {
+        0..FREE_FAIL => Check::fail(name, says, remedy),
+        FREE_FAIL..FREE_WARN => Check::warn(name, says, remedy),
+        _ => Check::ok(name, says),
+    }
+}
+
+/// The files of the authority, whether they fit together, and the days that they have left.
+fn certificates(pki: &Pki, directory: &Path, now: Timestamp) -> Vec<Check> {
+    let name = "certificates";
+    if let Err(error) = tls::server_config(pki) {
+        let remedy = format!("spanwatch-collector pki init --dir {}", directory.display());
+        return vec![Check::fail(name, error.to_string(), remedy)];
+    }
+    let own = [pki.authority_path(), pki.collector_path()];
+    let is_identity = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "pem") && !own.contains(path);
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut identities: Vec<_> = entries.filter(is_identity).collect();
+    identities.sort();
+    let mut checks = Vec::new();
+    for path in own.iter().chain(&identities) {
+        let shown = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let remedy = match path.file_stem().and_then(|stem| stem.to_str()) {
+            Some("ca") => "spanwatch-collector pki init --force, then a new identity for each sensor".to_owned(),
+            Some("collector") => "spanwatch-collector pki init --renew, then restart the collector".to_owned(),
+            stem => format!("spanwatch-collector pki issue {} --force, then copy the file to the sensor", stem.unwrap_or("NAME")),
+        };
+        checks.push(match pki.end_of(path) {
+            Ok(end) => {
+                let days = (end.as_nanos() - now.as_nanos()).div_euclid(86_400_000_000_000);
+                match days {
+                    ..0 => Check::fail(name, format!("{shown} has expired"), remedy),
+                    0..DAYS_WARN => Check::warn(name, format!("{shown} ends in {days} days"), remedy),
+                    _ => Check::ok(name, format!("{shown} is good for {days} days")),
+                }
+            }
+            Err(error) => Check::warn(name, error.to_string(), remedy),
+        });
+    }
+    checks
+}
+
+fn port(name: &'static str, address: &str, key: &str) -> Check {
+    match TcpListener::bind(address) {
+        Ok(_) => Check::ok(name, format!("{address} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Check::warn(
+            name,
+            format!("{address} is in use"),
+            format!("fine if that is the running collector; else `ss -ltnp` shows by whom, or change `{key}`"),
+        ),
+        Err(error) => Check::fail(name, format!("{address}: {error}"), format!("change `{key}`")),
+    }
+}
+
+fn open_files(connections_max: u64) -> Check {
+    let name = "open files";
+    let needed = connections_max + FILES_RESERVE;
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")).and_then(|rest| rest.split_whitespace().next());
+    match soft.map(str::parse::<u64>) {
+        Some(Ok(limit)) if limit < needed => Check::warn(
+            name,
+            format!("the limit is {limit}, but `ingest.connections_max` may need {needed}"),
+            format!("LimitNOFILE={needed} in the service's unit, or `ulimit -n {needed}`"),
+        ),
+        Some(Ok(limit)) => Check::ok(name, format!("the limit is {limit}")),
+        _ => Check::ok(name, "no limit"),
+    }
+}
+
+fn time_service() -> Check {
+    let name = "clock";
+    // systemd-timesyncd leaves this file once it has set the clock; chrony and ntpd have their process directories.
+    let synchronized = Path::new("/run/systemd/timesync/synchronized").exists();
+    let others = ["/run/chrony", "/run/chronyd.pid", "/run/ntpd.pid", "/run/ntpsec"];
+    if synchronized {
+        Check::ok(name, "kept by systemd-timesyncd")
+    } else if let Some(found) = others.iter().find(|path| Path::new(path).exists()) {
+        Check::ok(name, format!("kept by a time service ({found})"))
+    } else {
+        let remedy = "install chrony or systemd-timesyncd here and on the sensors: windows and certificates depend on the time";
+        Check::warn(name, "no time service seems to keep it", remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_machine_is_told_to_make_certificates_and_a_prepared_one_how_long_they_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.pki.directory = directory.path().join("pki");
+        config.store.directory = directory.path().join("not/yet/there");
+        let now = Timestamp::from_secs(1_790_000_000);
+        let of = |name: &'static str, now| {
+            examine(&config, now).into_iter().filter(move |check| check.name == name).collect::<Vec<_>>()
+        };
+        let missing = of("certificates", now);
+        assert_eq!(missing.len(), 1);
+        assert_eq!(missing[0].verdict, Verdict::Fail);
+        assert!(missing[0].remedy.contains("pki init --dir"), "{:?}", missing[0]);
+        assert_eq!(of("store", now)[0].verdict, Verdict::Ok);
+
+        let pki = Pki::new(&config.pki.directory);
+        pki.init(&[], now, crate::pki::Existing::Keep).unwrap();
+        pki.issue("plant1", now, crate::pki::Existing::Keep).unwrap();
+        let verdicts = |days: i64| {
+            of("certificates", Timestamp::from_secs(1_790_000_000 + days * 86_400))
+                .into_iter()
+                .map(|check| check.verdict)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(0), [Verdict::Ok; 3]);
+        assert_eq!(verdicts(700), [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
+        assert_eq!(verdicts(731), [Verdict::Ok, Verdict::Fail, Verdict::Fail]);
+    }
+}
