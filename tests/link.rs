@@ -1,25 +1,32 @@
-//! Sensor and collector over loopback: who may speak, what happens to nonsense, and that nothing is lost or counted twice
-//! whatever the network does.
+//! Sensor and collector over loopback, with a real store: who may speak, what happens to nonsense, and that nothing is lost
+//! or counted twice whatever the network, the collector and the queue do.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use spanwatch_collector::ingest::registry::Registry;
-use spanwatch_collector::ingest::sensor::{Door, serve};
-use spanwatch_collector::ingest::settings::IngestSettings;
-use spanwatch_collector::ingest::{Inlets, outlets, tls};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use spanwatch_collector::config::Config;
+use spanwatch_collector::detect::RuleFile;
 use spanwatch_collector::pki::{Existing, Pki};
+use spanwatch_collector::run::Collector;
+use spanwatch_collector::store::{self, Format};
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
+use spanwatch_common::wire::{self, Hello, Message, RejectCode, VERSION};
 use spanwatch_sensor::export::{ExportSettings, Harvest};
 use spanwatch_sensor::uplink::settings::UplinkSettings;
 use spanwatch_sensor::uplink::{Uplink, check_reach};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -28,70 +35,67 @@ fn now() -> Timestamp {
     Timestamp::NONE.plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
 }
 
-/// A listener as the collector has it, in a thread of its own; the test takes the store's place.
-struct Listening {
-    address: SocketAddr,
-    registry: Arc<Registry>,
-    door: Arc<Door>,
-    stop: watch::Sender<bool>,
-    runtime: tokio::runtime::Runtime,
-    kept: Arc<std::sync::Mutex<Vec<(String, u64, Vec<u64>)>>>,
+/// A collector with everything it needs in a directory of its own.
+struct Running {
+    config: Config,
+    runtime: Runtime,
+    collector: Option<Collector>,
 }
 
-impl Listening {
-    /// Acknowledges every `commit`.
-    fn start(pki: &Pki, commit: Duration) -> Self {
+impl Running {
+    /// On a port of its own choice, with the certificates of `pki` and its store beside them.
+    fn start(directory: &Path, pki: &Path) -> Self {
+        let mut config = Config::default();
+        config.ingest.listen = free_address().to_string();
+        config.ingest.credit_batches = 8;
+        config.pki.directory = pki.to_owned();
+        config.store.directory = directory.join("flows");
+        config.store.commit_interval_secs = 1;
+        config.alerts.file = directory.join("alerts.ndjson");
+        config.metrics.listen = String::new();
+        Self::start_with(config)
+    }
+
+    fn start_with(config: Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = tls::server_config(pki).unwrap();
-        let (outlets, inlets) = outlets();
-        let (registry, door) = (Arc::new(Registry::default()), Arc::new(Door::default()));
-        let (stop, stopping) = watch::channel(false);
-        let settings = IngestSettings { listen: address.to_string(), credit_batches: 8, ..IngestSettings::default() };
-        runtime.spawn(serve(listener, config, settings, Arc::clone(&registry), outlets, Arc::clone(&door), stopping));
-        let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
-        runtime.spawn(keep(inlets, Arc::clone(&registry), Arc::clone(&kept), commit));
-        Self { address, registry, door, stop, runtime, kept }
+        let collector = runtime.block_on(Collector::start(config.clone(), &RuleFile::default())).unwrap();
+        Self { config, runtime, collector: Some(collector) }
     }
 
-    /// Flow ids of every batch kept, in the order of arrival.
-    fn flow_ids(&self) -> Vec<u64> {
-        self.kept.lock().unwrap().iter().flat_map(|(_, _, ids)| ids.iter().copied()).collect()
+    fn address(&self) -> SocketAddr {
+        self.collector().sensors
+    }
+
+    fn collector(&self) -> &Collector {
+        self.collector.as_ref().unwrap()
+    }
+
+    /// Stops in order, as on SIGTERM.
+    fn stop(mut self) -> Config {
+        let collector = self.collector.take().unwrap();
+        self.runtime.block_on(collector.stop());
+        self.config.clone()
+    }
+
+    /// Stops in the middle of everything, as on SIGKILL: every task is dropped where it is.
+    fn kill(self) -> Config {
+        self.runtime.shutdown_timeout(Duration::from_secs(5));
+        self.config
     }
 }
 
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        self.registry.close();
-    }
+/// Flow ids of all stored records, sorted.
+fn stored(config: &Config) -> Vec<u64> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut out = Vec::new();
+    let sql = "SELECT \"flowId\" FROM flows_raw ORDER BY 1";
+    runtime.block_on(store::query(&config.store, sql, Format::Csv, &mut out)).unwrap();
+    String::from_utf8(out).unwrap().lines().skip(1).map(|line| line.parse().unwrap()).collect()
 }
 
-async fn keep(
-    mut inlets: Inlets,
-    registry: Arc<Registry>,
-    kept: Arc<std::sync::Mutex<Vec<(String, u64, Vec<u64>)>>>,
-    commit: Duration,
-) {
-    let mut ticks = tokio::time::interval(commit);
-    let mut marks = Vec::new();
-    loop {
-        tokio::select! {
-            arrival = inlets.store.recv() => {
-                let Some(arrival) = arrival else { return };
-                let batch = &arrival.batch;
-                marks.push((batch.sensor.clone(), batch.boot, batch.sequence));
-                let ids = batch.records.iter().map(|record| record.flow_id).collect();
-                kept.lock().unwrap().push((batch.sensor.clone(), batch.sequence, ids));
-            }
-            Some(_) = inlets.detect.recv() => {}
-            Some(inquiry) = inlets.inquiries.recv() => drop(inquiry.reply.send(0)),
-            _ = ticks.tick() => for (sensor, boot, sequence) in marks.drain(..) {
-                registry.acknowledge(&sensor, boot, sequence);
-            },
-        }
-    }
+/// An address on which nobody listens.
+fn free_address() -> SocketAddr {
+    StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 /// An authority and the identity `plant1`, made `ago`.
