@@ -16,11 +16,11 @@ use spanwatch_common::text::csv_header;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::Batch;
 
-/// 2026-11-21T10:00:00Z.
-const TEN: i64 = 1_795_255_200;
+/// 2025-11-21T10:00:00Z.
+const TEN: i64 = 1_763_719_200;
 
 fn settings(directory: &Path) -> StoreSettings {
-    StoreSettings { directory: directory.join("flows"), ..StoreSettings::default() }
+    StoreSettings { directory: directory.join("flows"), retention_days: 0, ..StoreSettings::default() }
 }
 
 fn at(secs: i64, nanos: i64) -> Timestamp {
@@ -171,8 +171,8 @@ async fn what_goes_in_comes_out_in_every_column_for_v4_v6_and_layer_2() {
     let stored: Vec<FlowRecord> = rows.iter().map(record).collect();
     assert_eq!(stored, [records[1].clone(), records[2].clone(), records[0].clone()]);
     assert!(rows.iter().all(|row| row["sensor"] == "plant-1"));
-    assert!(settings.directory.join("date=2026-11-21/hour=10").is_dir());
-    assert!(settings.directory.join("date=2026-11-21/hour=11").is_dir());
+    assert!(settings.directory.join("date=2025-11-21/hour=10").is_dir());
+    assert!(settings.directory.join("date=2025-11-21/hour=11").is_dir());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,8 +188,8 @@ async fn people_read_addresses_times_and_numbers_without_a_sign() {
     assert_eq!(
         text(&settings, sql, Format::Csv).await,
         "flowId,sourceIPAddress,sourceMacAddress,sourceTransportPort,observationPointId,flowStartNanoseconds,reverseTcpControlBits,\
-         flowState,date,hour\n18446744073709551615,10.0.0.1,fe:ff:ff:ff:ff:01,65535,4294967295,2026-11-21T10:00:00.123456789Z,4095,\
-         Continue,2026-11-21,10\n"
+         flowState,date,hour\n18446744073709551615,10.0.0.1,fe:ff:ff:ff:ff:01,65535,4294967295,2025-11-21T10:00:00.123456789Z,4095,\
+         Continue,2025-11-21,10\n"
     );
     let sql = "SELECT count(*) AS n FROM flows_raw WHERE destinationIPAddress BETWEEN ip_bytes('192.168.0.0') AND ip_bytes('192.168.255.255')";
     assert_eq!(ask(&settings, sql).await.unwrap()[0]["n"], 1);
@@ -246,9 +246,10 @@ async fn a_crash_before_the_commit_leaves_no_half_and_upkeep_clears_its_files() 
     assert_eq!(count(&settings).await, 2);
 
     let soon = upkeep(&settings, now()).await.unwrap();
-    assert_eq!((soon.removed_files, soon.files), (0, 2), "they might belong to a commit under way");
+    assert_eq!((soon.removed_files, soon.merged_files), (0, 2), "they might belong to a commit under way");
     let later = upkeep(&settings, now().plus(Duration::from_secs(2 * 3600))).await.unwrap();
-    assert_eq!(later.removed_files, 2);
+    assert_eq!((later.removed_files, later.files), (4, 1), "the two that were merged, and the two of the crash");
+    assert_eq!(files(&settings.directory, "part-").len() + files(&settings.directory, ".staged").len(), 1);
     assert_eq!(count(&settings).await, 2);
 }
 
@@ -314,7 +315,7 @@ async fn a_condition_on_time_leaves_out_files_of_other_hours() {
     let mut store = Store::open(settings.clone()).await.unwrap();
     store.push(batch("a", 1, 1, (0..5).map(|hour| tcp(TEN + hour * 3600)).collect())).await.unwrap();
     store.commit().await.unwrap();
-    for condition in ["time >= '2026-11-21T13:00:00Z'", "hour >= 13"] {
+    for condition in ["time >= '2025-11-21T13:00:00Z'", "hour >= 13"] {
         let plan = text(&settings, &format!("EXPLAIN SELECT flowId FROM flows WHERE {condition}"), Format::Json).await;
         let named = |hour: u32| plan.contains(&format!("hour={hour}/"));
         assert!(named(13) && named(14) && !named(12), "{condition}: {plan}");

@@ -93,8 +93,10 @@ pub struct Store {
     rows: usize,
     /// Per sensor; as many as there are certificates.
     progress: HashMap<String, Progress>,
-    /// A commit that was begun and whose end is not known: what it was to mark, and how many of `batches` it holds.
-    unsettled: Option<(Vec<Mark>, usize)>,
+    /// Whether a commit was begun whose end is not known: it may have failed late, or its caller stopped waiting.
+    unsettled: bool,
+    /// Marks that are durable and that nobody was told of yet.
+    untold: Vec<Mark>,
     counts: Counts,
 }
 
@@ -131,7 +133,8 @@ impl Store {
             batches: Vec::new(),
             rows: 0,
             progress: HashMap::new(),
-            unsettled: None,
+            unsettled: false,
+            untold: Vec::new(),
             counts: Counts::default(),
         })
     }
@@ -200,57 +203,60 @@ impl Store {
     }
 
     async fn try_commit(&mut self) -> Result<Vec<Mark>, StoreError> {
-        let mut settled = Vec::new();
-        if let Some((marks, batches)) = self.unsettled.clone() {
-            if self.has_landed(&marks).await? {
-                self.settle(&marks, batches);
-                settled = marks;
-            }
-            self.unsettled = None;
-        }
         if self.batches.is_empty() {
-            return Ok(settled);
+            return Ok(std::mem::take(&mut self.untold));
         }
-        let marks = marks(&self.batches);
-        let adds = self.write_files().await?;
-        let actions = adds.iter().cloned().map(Action::Add).collect();
-        // From here on the commit may be in the table although an error says otherwise, or although nobody waits for us any more.
-        self.unsettled = Some((marks.clone(), self.batches.len()));
-        if let Err(error) = self.table.commit(actions, &newest(&marks), table::append()).await {
-            if !self.has_landed(&marks).await? {
-                self.unsettled = None;
-                self.table.discard(&adds).await;
-                return Err(error);
-            }
-        }
-        self.settle(&marks, self.batches.len());
-        settled.extend(marks);
-        Ok(settled)
-    }
-
-    /// Asks the table whether the commit that was to carry `marks` is in it.
-    async fn has_landed(&mut self, marks: &[Mark]) -> Result<bool, StoreError> {
+        // A commit that nobody waited for may still land at any moment. It is either seen here, or it makes ours fail because
+        // both move the same marks. Besides, upkeep trims the log: a commit must not start from what is long gone.
         self.table.refresh().await?;
-        for mark in newest(marks) {
-            let landed = self.table.mark(&mark.sensor).await?;
-            if landed.is_none_or(|(boot, sequence)| (boot, sequence) < (mark.boot, mark.up_to)) {
-                return Ok(false);
-            }
+        if self.unsettled {
+            self.reconcile().await?;
         }
-        Ok(true)
+        if !self.batches.is_empty() {
+            let adds = self.write_files().await?;
+            let actions = adds.iter().cloned().map(Action::Add).collect();
+            let newest = newest(&marks(&self.batches));
+            self.unsettled = true;
+            if let Err(error) = self.table.commit(actions, &newest, table::append()).await {
+                self.table.refresh().await?;
+                self.reconcile().await?;
+                if !self.batches.is_empty() {
+                    self.table.discard(&adds).await;
+                    return Err(error);
+                }
+            }
+            let landed = std::mem::take(&mut self.batches);
+            self.settle(&landed);
+        }
+        self.unsettled = false;
+        Ok(std::mem::take(&mut self.untold))
     }
 
-    /// Forgets the first `batches`, which are durable now.
-    fn settle(&mut self, marks: &[Mark], batches: usize) {
-        for mark in marks {
+    /// Forgets what waits although the table has it already.
+    async fn reconcile(&mut self) -> Result<(), StoreError> {
+        let mut held = HashMap::new();
+        for mark in newest(&marks(&self.batches)) {
+            held.insert(mark.sensor.clone(), self.table.mark(&mark.sensor).await?);
+        }
+        let is_held = |batch: &Arc<Batch>| held.get(&batch.sensor).copied().flatten() >= Some((batch.boot, batch.sequence));
+        let (landed, waiting) = std::mem::take(&mut self.batches).into_iter().partition(is_held);
+        self.batches = waiting;
+        self.settle(&landed);
+        Ok(())
+    }
+
+    /// Accounts for batches that are durable now, and no longer among those that wait.
+    fn settle(&mut self, landed: &[Arc<Batch>]) {
+        for mark in marks(landed) {
             if let Some(progress) = self.progress.get_mut(&mark.sensor).filter(|progress| progress.boot == mark.boot) {
                 progress.durable = mark.up_to;
             }
+            self.untold.retain(|told| (&told.sensor, told.boot) != (&mark.sensor, mark.boot));
+            self.untold.push(mark);
         }
-        let rows: usize = self.batches.drain(..batches).map(|batch| batch.records.len()).sum();
+        let rows: usize = landed.iter().map(|batch| batch.records.len()).sum();
         self.counts.committed += rows as u64;
         self.rows -= rows;
-        self.unsettled = None;
     }
 
     /// Writes everything that waits into files that are not yet part of the table; all of them or none.

@@ -43,7 +43,8 @@ pub async fn query(settings: &StoreSettings, sql: &str, format: Format, out: &mu
     let context = session(settings)?;
     let mut readable = DeltaTable::new(table.log.clone());
     readable.load().await?;
-    context.register_table(RAW, readable.table_provider().await?)?;
+    let stored = readable.table_provider().with_session(Arc::new(context.state())).await?;
+    context.register_table(RAW, stored)?;
     let view = context.table(RAW).await?.select(view_columns())?.into_view();
     context.register_table(VIEW, view)?;
 

@@ -173,8 +173,9 @@ impl Table {
         }
     }
 
-    /// Commits `actions` and `marks` as one. When it returns without error they are durable; after an error, whether they
-    /// are must be asked of the table.
+    /// Commits `actions` and `marks` as one, on top of the table as of the last look at it: when somebody else has moved one of
+    /// the same marks since, it fails. When it returns without error the commit is durable; after an error, whether it is
+    /// must be asked of the table.
     pub(super) async fn commit(
         &mut self,
         actions: Vec<Action>,
