@@ -137,7 +137,7 @@ struct Held {
 
 impl Held {
     fn quiet_from(&self) -> Timestamp {
-        self.newest_end.plus(Duration::from_secs(self.alert.window.secs) * 2)
+        self.newest_end.plus(Duration::from_secs(self.alert.window.secs.saturating_mul(2)))
     }
 
     /// Marks the alert as told in `state` and returns what to tell.

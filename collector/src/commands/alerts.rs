@@ -182,3 +182,37 @@ pub(super) fn table(alerts: &[Alert]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn following_survives_rotation_and_sees_every_line_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.ndjson");
+        let mut seen = Vec::new();
+        let append = |text: &str| {
+            let mut file = File::options().create(true).append(true).open(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        };
+        let mut tail = Tail::at_end(&path).unwrap();
+        let mut look = |tail: &mut Tail| {
+            let each = |line: &[u8]| {
+                seen.push(String::from_utf8_lossy(line).trim().to_owned());
+                Ok(())
+            };
+            tail.each_new(&path, each).unwrap();
+            std::mem::take(&mut seen)
+        };
+        assert_eq!(look(&mut tail), Vec::<String>::new(), "no file yet");
+        append("a\nb");
+        assert_eq!(look(&mut tail), ["a"], "a line without its end waits");
+        append("b\nc\n");
+        std::fs::rename(&path, directory.path().join("alerts.ndjson.1")).unwrap();
+        append("d\n");
+        assert_eq!(look(&mut tail), ["bb", "c", "d"]);
+        append("e\n");
+        assert_eq!(look(&mut tail), ["e"]);
+    }
+}

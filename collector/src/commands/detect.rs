@@ -137,3 +137,72 @@ fn print(alerts: &[Alert], format: DetectFormat, out: &mut impl Write) -> io::Re
         DetectFormat::Jsonl => alerts.iter().try_for_each(|alert| writeln!(out, "{}", serde_json::to_string(alert)?)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spanwatch_common::flow::{FlowRecord, FlowState, protocol, tcp};
+    use spanwatch_common::net::Address;
+    use spanwatch_common::time::Timestamp;
+
+    use super::*;
+
+    /// A scanner among ordinary hosts, a contact each third of a second for ten minutes, one per line.
+    fn lines() -> Vec<String> {
+        let record = |i: u32| {
+            let at = Timestamp::from_nanos(1_795_255_200_000_000_000 + i64::from(i) * 333_333_333);
+            let scanner = i.is_multiple_of(7);
+            FlowRecord {
+                state: FlowState::Begin,
+                source: Address::from_v4([10, 0, 0, if scanner { 9 } else { (i % 5) as u8 }]),
+                destination: Address::from_v4([10, 0, 1, (i / 7 % 250) as u8]),
+                destination_port: 445,
+                protocol: protocol::TCP,
+                start: [at, if scanner { Timestamp::NONE } else { at }],
+                tcp_flags: if scanner { [tcp::SYN, 0] } else { [tcp::SYN | tcp::ACK | tcp::PSH; 2] },
+                initial_tcp_flags: [tcp::SYN, 0],
+                ..FlowRecord::default()
+            }
+        };
+        (0..1_800)
+            .map(|i| {
+                let mut line = String::new();
+                text::write_json(&record(i), &mut line);
+                line
+            })
+            .collect()
+    }
+
+    fn output(lines: &[String]) -> String {
+        let alerts = detect(&RuleFile::default(), "test", &mut lines.concat().as_bytes()).expect("records");
+        let mut out = Vec::new();
+        print(&alerts, DetectFormat::Jsonl, &mut out).expect("memory");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a_replay_says_the_same_twice_and_in_any_order_within_the_lateness() {
+        let ordered = lines();
+        let said = output(&ordered);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("\"source\":\"10.0.0.9\"") && said.contains("\"windows\":10"), "{said}");
+        assert_eq!(output(&ordered), said);
+        // Blocks of 240 contacts (80 s) turned around.
+        let shuffled: Vec<String> = ordered.chunks(240).flat_map(|block| block.iter().rev().cloned()).collect();
+        assert_eq!(output(&shuffled), said);
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_named() {
+        let mut lines = lines();
+        lines.truncate(2);
+        lines.push("\n{\"flowState\":\"Begin\"}\n".to_owned());
+        let error = detect(&RuleFile::default(), "x.jsonl", &mut lines.concat().as_bytes()).expect_err("line 4");
+        assert!(error.to_string().starts_with("x.jsonl:4: flowStartNanoseconds is missing"), "{error}");
+    }
+
+    #[test]
+    fn nothing_gives_nothing() {
+        assert_eq!(output(&[]), "");
+        assert_eq!(table(&[]), "no alerts\n");
+    }
+}

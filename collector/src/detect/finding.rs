@@ -155,7 +155,7 @@ pub struct Evidence {
     pub value: f64,
     /// What `value` exceeds, or for a deviation at least equals.
     pub threshold: f64,
-    /// What is counted: `hosts`, `ports`, `times the mean`.
+    /// What is counted: `hosts`, `ports`, `means off the mean`.
     pub unit: String,
     /// Octets of the window, for a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,8 @@ mod parity;
 pub mod row;
 pub mod rules;
 pub mod scan;
+#[cfg(test)]
+mod tests;
 pub mod volume;
 
 use std::collections::HashMap;
@@ -32,6 +34,10 @@ use finding::RuleCard;
 const OBSERVERS_MAX: usize = 4_096;
 /// A record that claims to be from further in the future of a stream than this is not believed.
 const FUTURE_MAX: Duration = Duration::from_secs(300);
+
+/// A replay closes windows every so many records, up to the event time that was reached one such stretch before. A sensor puts
+/// out the remains of long silent flows only when its capture goes on: after a pause in the file they stand behind newer records.
+const REPLAY_STRETCH: u64 = 8_192;
 
 /// When findings are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,15 +96,8 @@ impl State {
 
 /// All detectors of the rule file, and the clock they share.
 ///
-/// ```
-/// # use spanwatch_collector::detect::{Detection, Mode, RuleFile};
-/// # use spanwatch_common::{flow::FlowRecord, time::Timestamp};
-/// let mut detection = Detection::new(&RuleFile::default(), Mode::Stream);
-/// detection.observe("plant1", &FlowRecord::default());
-/// let mut findings = Vec::new();
-/// detection.poll(Timestamp::from_secs(1), &mut findings);
-/// assert!(findings.is_empty());
-/// ```
+/// A stream calls [`observe`](Self::observe) for every record and [`poll`](Self::poll) a few times per second; a replay calls
+/// [`drain`](Self::drain) now and then, and both end with [`finish`](Self::finish).
 pub struct Detection {
     mode: Mode,
     detectors: Vec<Box<dyn Detector>>,
@@ -106,6 +105,8 @@ pub struct Detection {
     others: Arc<str>,
     /// Event time: what the slowest live observer has reached. Never goes back.
     newest: Timestamp,
+    /// In a replay: event time at the end of the last stretch.
+    stretch_end: Timestamp,
     /// Wall time of the last poll.
     polled: Timestamp,
     /// Windows were closed because every observer fell silent.
@@ -155,7 +156,8 @@ impl Detection {
             detectors,
             observers: HashMap::new(),
             others: Arc::from("others"),
-            newest: Timestamp::from_nanos(i64::MIN),
+            newest: Timestamp::NONE,
+            stretch_end: Timestamp::NONE,
             polled: Timestamp::NONE,
             flushed: false,
             findings: Vec::new(),
@@ -182,9 +184,9 @@ impl Detection {
         let seen = self.observers.entry(name).or_insert(Observer { newest: row.at, heard: Timestamp::NONE, fresh: true });
         seen.newest = seen.newest.max(row.at);
         seen.fresh = true;
-        // A replay closes windows as it goes; once per second of event time is often enough.
-        if self.mode == Mode::Replay && row.at > self.newest.plus(Duration::from_secs(1)) {
-            self.newest = row.at;
+        if self.mode == Mode::Replay && self.counters.observed.is_multiple_of(REPLAY_STRETCH) {
+            let reached = seen.newest;
+            self.newest = std::mem::replace(&mut self.stretch_end, reached);
             self.advance();
         }
     }

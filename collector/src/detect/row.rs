@@ -18,6 +18,17 @@ pub enum Contact {
     Other,
 }
 
+/// What a record adds to those of the same flow before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Announces the flow; what was counted follows.
+    Announcement,
+    /// Carries counters.
+    Slice,
+    /// Only says that a flow, long silent and all counted, is over. Its time is that of the last packet.
+    Tail,
+}
+
 /// One record as the rules see it.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -35,8 +46,8 @@ pub struct Row {
     pub protocol: u8,
     /// Octets of both directions since the previous record of the flow.
     pub octets: u64,
-    /// Whether the record only announces a flow; its counters follow in the next one.
-    pub announces: bool,
+    /// What it adds to earlier records of the flow.
+    pub part: Part,
     /// Whether the source came away empty-handed.
     pub contact: Contact,
 }
@@ -53,9 +64,17 @@ impl Row {
             port: record.destination_port,
             protocol: record.protocol,
             octets: record.octets[FORWARD].saturating_add(record.octets[REVERSE]),
-            announces: record.state == FlowState::Begin,
+            part: part(record),
             contact: contact(record),
         })
+    }
+}
+
+fn part(record: &FlowRecord) -> Part {
+    match record.state {
+        FlowState::Begin => Part::Announcement,
+        FlowState::Continue | FlowState::End if record.packets == [0, 0] && record.octets == [0, 0] => Part::Tail,
+        FlowState::Continue | FlowState::End => Part::Slice,
     }
 }
 
@@ -65,12 +84,17 @@ fn contact(record: &FlowRecord) -> Contact {
     if !spoke(FORWARD) {
         return Contact::Other;
     }
+    // Silence is judged when the sensor has waited: half a second for an announcement, the idle timeout at the end. A slice may
+    // be cut anywhere, even between a question and its answer.
+    let silence = !spoke(REVERSE) && record.state != FlowState::Continue;
+    let kind = record.icmp_type_code[FORWARD] >> 8;
     let knocked = match record.protocol {
-        protocol::TCP => knocked_tcp(record, spoke(REVERSE)),
-        // An honest datagram may be answered late, so it is judged when its slice ends and not when it is announced.
-        protocol::UDP | protocol::SCTP => record.state != FlowState::Begin && !spoke(REVERSE),
-        protocol::ICMP => matches!(record.icmp_type_code[FORWARD] >> 8, 8 | 13 | 17) && !spoke(REVERSE),
-        protocol::ICMPV6 => record.icmp_type_code[FORWARD] >> 8 == 128 && !spoke(REVERSE),
+        protocol::TCP => knocked_tcp(record, spoke(REVERSE), silence),
+        // An honest datagram may be answered late, so an announcement is too early.
+        protocol::UDP | protocol::SCTP => silence && record.state == FlowState::End,
+        // Echo, timestamp and mask requests (RFC 792, RFC 950); echo requests (RFC 4443).
+        protocol::ICMP => silence && matches!(kind, 8 | 13 | 17),
+        protocol::ICMPV6 => silence && kind == 128,
         _ => false,
     };
     if knocked { Contact::Probe } else { Contact::Other }
@@ -78,8 +102,8 @@ fn contact(record: &FlowRecord) -> Contact {
 
 /// Whether a TCP opening came to nothing, from the flags of both sides (RFC 9293 §3.10).
 ///
-/// Flags, not counters: an announcing record has no counters yet, and a scan should be seen in its first second.
-fn knocked_tcp(record: &FlowRecord, answered: bool) -> bool {
+/// Flags, not counters: an announcement has no counters yet, and a scan should be seen in its first second.
+fn knocked_tcp(record: &FlowRecord, answered: bool, silence: bool) -> bool {
     let opening = record.initial_tcp_flags[FORWARD];
     let [forward, reverse] = record.tcp_flags;
     // A stream that begins with RST or SYN-ACK answers somebody else; one that begins with ACK was under way before we looked.
@@ -89,14 +113,15 @@ fn knocked_tcp(record: &FlowRecord, answered: bool) -> bool {
     let refused = reverse & tcp::RST != 0 && reverse & tcp::SYN == 0;
     if opening & tcp::SYN == 0 {
         // FIN, NULL and XMAS probes: nothing honest begins like this.
-        return !answered || refused;
+        return silence || refused;
     }
     if forward & tcp::SYN == 0 {
-        return false; // a later slice of a flow that was judged when it began
+        // A later slice of a flow that was judged when it began; but a tail tells the answer for the whole flow.
+        return silence && part(record) == Part::Tail;
     }
     if !answered {
         // An initiator that goes on to acknowledge was answered on a path that this tap does not see.
-        return forward & (tcp::ACK | tcp::PSH) == 0;
+        return silence && forward & (tcp::ACK | tcp::PSH) == 0;
     }
     let hung_up = forward & (tcp::RST | tcp::FIN) != 0 && (forward | reverse) & tcp::PSH == 0;
     refused || hung_up
@@ -143,6 +168,31 @@ mod tests {
             ("backscatter, RST", RST, RST, None, Contact::Other),
         ] {
             assert_eq!(tcp_contact(initial, forward, reverse), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn silence_counts_once_the_sensor_has_waited_for_an_answer() {
+        let at = Timestamp::from_secs(59);
+        let record = |protocol, state, packets| FlowRecord {
+            protocol,
+            state,
+            packets: [packets, 0],
+            start: [at, Timestamp::NONE],
+            initial_tcp_flags: [SYN, 0],
+            tcp_flags: [if packets > 0 || state == FlowState::Begin { SYN } else { 0 }, 0],
+            icmp_type_code: [0x0800, 0],
+            ..FlowRecord::default()
+        };
+        for (what, protocol, state, packets, expected) in [
+            ("half a second after the SYN", protocol::TCP, FlowState::Begin, 0, Contact::Probe),
+            ("a slice cut at the full minute", protocol::TCP, FlowState::Continue, 1, Contact::Other),
+            ("the tail after that slice", protocol::TCP, FlowState::End, 0, Contact::Probe),
+            ("half a second after a datagram", protocol::UDP, FlowState::Begin, 0, Contact::Other),
+            ("the end of its flow", protocol::UDP, FlowState::End, 1, Contact::Probe),
+            ("half a second after a ping", protocol::ICMP, FlowState::Begin, 0, Contact::Probe),
+        ] {
+            assert_eq!(contact(&record(protocol, state, packets)), expected, "{what}");
         }
     }
 

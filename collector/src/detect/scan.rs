@@ -4,12 +4,13 @@
 //! | --- | --- | --- |
 //! | who | private IPv4 to private IPv4 | any address but multicast, broadcast and what is excluded |
 //! | what | TCP to ports below 10000 | TCP, UDP, SCTP; for AZ-01 also ping; every port |
-//! | counts | every record | contacts that came to nothing ([`Contact::Probe`]) |
+//! | counts | every record, but the tail of a flow | contacts that came to nothing ([`Contact::Probe`]) |
 //!
 //! Innocent things that look alike: vulnerability scanners, monitoring of many dead hosts, load balancers that probe by connecting
 //! and hanging up. An ACK-only scan is not counted: its records look like connections that began before the sensor did.
 //!
-//! Windows are epoch-aligned stretches of event time; each holds a [`Card`] per key until the watermark passes its end.
+//! Windows are epoch-aligned stretches of event time; each holds a [`Card`] per key until the watermark passes its end. At
+//! `keys_max` keys the quietest are let go and counted; a key that is over the threshold stays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,12 +22,15 @@ use spanwatch_common::time::Timestamp;
 
 use super::card::{Card, EXAMPLES_MAX, Least};
 use super::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use super::row::{Contact, Row};
+use super::row::{Contact, Part, Row};
 use super::rules::{Exclude, HorizontalScan, VerticalScan, secs};
 use super::{Detector, Mode, State};
 
 /// Exact rules look at ports below this one.
 const EXACT_PORT_END: u16 = 10_000;
+
+/// Services named in a sentence.
+const NAMED_MAX: usize = 5;
 
 /// What is counted per key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +143,7 @@ impl Scan {
         match self.rule.variant {
             Variant::Exact => {
                 row.protocol == protocol::TCP
+                    && row.part != Part::Tail
                     && row.port < EXACT_PORT_END
                     && row.source.is_private_v4()
                     && row.destination.is_private_v4()
@@ -220,10 +225,17 @@ impl Scan {
             Variant::Exact => "answered or not",
             Variant::Fixed => "and no conversation came of it",
         };
-        let services = listed(&evidence.services, 5);
+        let services = &evidence.services;
         match self.counted {
-            Counted::Hosts => format!("{source} tried {count} hosts on {services} {within}, {outcome}"),
-            Counted::Ports => format!("{source} tried {count} ports of {destination} {within}, {outcome}: {services}"),
+            Counted::Hosts if services.len() > NAMED_MAX => {
+                format!("{source} tried {count} hosts on more than {NAMED_MAX} services {within}, {outcome}")
+            }
+            Counted::Hosts => format!("{source} tried {count} hosts on {} {within}, {outcome}", services.join(", ")),
+            Counted::Ports => {
+                let (few, more) = services.split_at(services.len().min(NAMED_MAX));
+                let more = if more.is_empty() { "" } else { ", …" };
+                format!("{source} tried {count} ports of {destination} {within}, {outcome}: {}{more}", few.join(", "))
+            }
         }
     }
 }
@@ -265,10 +277,10 @@ impl Detector for Scan {
         if self.counted == Counted::Hosts {
             tally.services.insert(service);
         }
-        if tally.observers.len() < EXAMPLES_MAX {
-            if let Err(place) = tally.observers.binary_search(&row.observer) {
-                tally.observers.insert(place, row.observer.clone());
-            }
+        if tally.observers.len() < EXAMPLES_MAX
+            && let Err(place) = tally.observers.binary_search(&row.observer)
+        {
+            tally.observers.insert(place, row.observer.clone());
         }
         if tally.targets.insert(target) && self.early && tally.targets.count() >= tally.tell_at {
             let stage = if std::mem::replace(&mut tally.told, true) { Stage::Grown } else { Stage::Crossed };
@@ -305,12 +317,4 @@ impl Detector for Scan {
 
 fn named(service: u128) -> String {
     service_name((service >> 16) as u8, service as u16)
-}
-
-/// At most `most` of `words`, and whether there are more.
-fn listed(words: &[String], most: usize) -> String {
-    match words.get(..most) {
-        Some(few) if words.len() > most => format!("{}, …", few.join(", ")),
-        _ => words.join(", "),
-    }
 }

@@ -7,7 +7,7 @@
 //! | | exact (the public KQL) | fixed |
 //! | --- | --- | --- |
 //! | mean over | the whole range: all data in a replay, each look-back period in a stream | the windows of the look-back before and with this one |
-//! | records | all; one that only announces a flow makes a window of zero | those that carry counters |
+//! | records | all but the tail of a flow; one that announces a flow makes a window of zero | those that carry counters |
 //! | tells | the largest deviation above 0 of each key, when the range ends | each window upwards of both thresholds |
 //! | observers | added up | kept apart, so that what two of them saw is not counted twice |
 //!
@@ -22,7 +22,7 @@ use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 use super::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use super::row::Row;
+use super::row::{Part, Row};
 use super::rules::{Exclude, VolumeDeviation, secs};
 use super::{Detector, Mode, State};
 
@@ -136,8 +136,8 @@ impl Volume {
     /// The key under which `row` counts, if it does.
     fn key(&self, row: &Row) -> Option<Key> {
         let observer = match self.rule.variant {
-            Variant::Exact if row.source.is_some() => self.everyone.clone(),
-            Variant::Fixed if !row.announces && !self.exclude.covers(row.source, row.destination, row.port) => {
+            Variant::Exact if row.part != Part::Tail && row.source.is_some() => self.everyone.clone(),
+            Variant::Fixed if row.part == Part::Slice && !self.exclude.covers(row.source, row.destination, row.port) => {
                 row.observer.clone()
             }
             Variant::Exact | Variant::Fixed => return None,
@@ -251,10 +251,11 @@ impl Volume {
         let service = service_name(*protocol, *port);
         Finding {
             sentence: format!(
-                "{host} exchanged {} over {service} in the {} s from {}; its mean is {}, so that deviates by {value} times the mean",
+                "{host} exchanged {} over {service} in the {} s from {}, {:.1} times its mean of {}",
                 in_bytes(cell.octets as f64),
                 self.window.as_secs(),
                 clock_face(start),
+                cell.octets as f64 / mean,
                 in_bytes(mean),
             ),
             rule: self.rule.clone(),
@@ -266,7 +267,7 @@ impl Volume {
             evidence: Evidence {
                 value,
                 threshold,
-                unit: "times the mean".to_owned(),
+                unit: "means off the mean".to_owned(),
                 octets: Some(cell.octets),
                 mean_octets: Some(round2(mean)),
                 services: vec![service],
