@@ -65,7 +65,7 @@ pub struct Harvest {
     /// Number of the worker, from 0. Each worker harvests in order.
     pub worker: usize,
     /// The worker's whole account since it started. It counts exactly the records handed over up to and including this harvest
-    /// as exported. Its `acknowledged`, `queued` and `not_sent` are ignored.
+    /// as exported. What it throws away itself it counts as `not_sent`; its `acknowledged` and `queued` are ignored.
     pub ledger: Ledger,
     /// Finished records.
     pub records: Vec<FlowRecord>,
@@ -183,10 +183,10 @@ impl Exporter {
         queued.add(self.queue.held);
         ledger.acknowledged = self.queue.acknowledged.packets;
         ledger.queued = queued.packets;
-        ledger.not_sent = self.not_sent.packets;
+        ledger.not_sent += self.not_sent.packets;
         ledger.flows.records_acknowledged = self.queue.acknowledged.records;
         ledger.flows.records_queued = queued.records;
-        ledger.flows.records_not_sent = self.not_sent.records;
+        ledger.flows.records_not_sent += self.not_sent.records;
         ledger
     }
 

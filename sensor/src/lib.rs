@@ -1,3 +1,34 @@
-//! skeleton
+//! Turns mirrored packets into flow records and ships them to a collector.
+//!
+//! In the order of the line:
+//!
+//! * [`capture`] — frames from AF_XDP, libpcap or a file
+//! * [`decode`] — what one frame says
+//! * [`fragments`] — ports for later fragments
+//! * [`flow_table`] — live flows, and the records that come of them
+//! * [`worker`] — one receive queue: decode, fragments, flow table together
+//! * [`live`] — the loop around a worker that owns capture and clock
+//! * [`export`] — batches, numbered and held until they are acknowledged
+//! * [`uplink`] — the way to the collector
+//! * [`metrics`] — /metrics and /healthz
+//! * [`replay`] — the same line over a capture file
+//! * [`doctor`] — is this machine fit for it
+//! * [`config`], [`cli`], [`run`] — settings, commands, and the sensor as a whole
+
+#![deny(unsafe_code)]
+
+pub mod capture;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod decode;
+pub mod doctor;
 pub mod export;
+pub mod flow_table;
+pub mod fragments;
+pub mod live;
+pub mod metrics;
+pub mod replay;
+pub mod run;
 pub mod uplink;
+pub mod worker;

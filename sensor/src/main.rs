@@ -1,2 +1,5 @@
-//! doorway
-fn main() {}
+//! The sensor's front door.
+
+fn main() -> std::process::ExitCode {
+    spanwatch_sensor::cli::main()
+}

@@ -1,0 +1,202 @@
+//! The command line of the sensor.
+
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use spanwatch_common::settings::SettingsError;
+
+use crate::capture::file::File;
+use crate::config::{Config, DEFAULT_PATH};
+use crate::doctor::{self, Check, Verdict};
+use crate::replay::{Format, TextWriter, replay};
+use crate::run;
+use crate::uplink;
+
+/// Exit code of a configuration that is wrong (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// Watches a mirror port: turns packets into flow records and ships them to a collector. Never sends on the port it watches.
+#[derive(Parser)]
+#[command(name = "spanwatch-sensor", version)]
+struct Cli {
+    /// Log more.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Capture, meter and ship until SIGINT or SIGTERM.
+    Run {
+        /// The settings.
+        #[arg(long, default_value = DEFAULT_PATH)]
+        config: PathBuf,
+        /// Write the final account here, as JSON.
+        #[arg(long)]
+        stats: Option<PathBuf>,
+    },
+    /// Check the settings and do nothing else. Ends with 0, or with 78 and the place of the mistake.
+    Check {
+        /// The settings.
+        #[arg(long, default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Look at this machine: kernel, rights, interface, driver, clock, collector. Ends with 1 when something must be mended.
+    Doctor {
+        /// The settings.
+        #[arg(long, default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Turn a capture file into records, as a live sensor would. The same file gives the same bytes.
+    Replay {
+        /// A pcap or pcapng file, or - for standard input.
+        file: PathBuf,
+        /// How records are written.
+        #[arg(long, value_enum, default_value = "jsonl")]
+        format: Format,
+        /// Write records here instead of to standard output.
+        #[arg(long)]
+        output: Option<PathBuf>,
+        /// Write the account here, as JSON.
+        #[arg(long)]
+        stats: Option<PathBuf>,
+        /// Settings for the flow table; the defaults otherwise.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    let result = match cli.command {
+        Command::Run { config, stats } => {
+            Config::load(&config).map_err(Into::into).and_then(|config| run::run(&config, stats.as_deref()))
+        }
+        Command::Check { config } => Config::load(&config).map_err(Into::into).map(|_| println!("{}: fine", config.display())),
+        Command::Doctor { config } => Config::load(&config).map_err(Into::into).and_then(|config| examine(&config)),
+        Command::Replay { file, format, output, stats, config } => {
+            replay_file(&file, format, output.as_deref(), stats.as_deref(), config.as_deref())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spanwatch-sensor: {error:#}");
+            if error.is::<SettingsError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn start_log(verbose: bool) {
+    let level = if verbose { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    // journald adds the time itself; a person at a terminal wants it, and colours.
+    let terminal = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(terminal).with_target(false);
+    if terminal { log.init() } else { log.without_time().init() }
+}
+
+/// Whoever reads the output has had enough (`… | head`).
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn replay_file(
+    path: &Path,
+    format: Format,
+    output: Option<&Path>,
+    stats: Option<&Path>,
+    config: Option<&Path>,
+) -> anyhow::Result<()> {
+    let settings = match config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            Config::parse(path, &text)?
+        }
+        None => Config::default(),
+    };
+    let mut file = File::open(path)?;
+    if !file.is_ethernet() {
+        tracing::warn!(
+            "{} has link type {}, which is not read: every packet is counted as ignored",
+            path.display(),
+            file.link_type()
+        );
+    }
+    let sink: Box<dyn Write> = match output {
+        Some(path) => Box::new(std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?),
+        None => Box::new(io::stdout().lock()),
+    };
+    let mut writer = TextWriter::new(BufWriter::new(sink), format)?;
+    let bar = progress_bar(path, output.is_some());
+    let (replayed, damage) = replay(&mut file, &settings.meter(), |records| writer.write(records), |octets| bar.inc(octets))?;
+    writer.finish()?;
+    bar.finish_and_clear();
+    if let Some(imbalance) = replayed.ledger.imbalance() {
+        anyhow::bail!("the ledger does not balance: {imbalance}; please report this");
+    }
+    if let Some(path) = stats {
+        run::write_stats(&replayed.ledger, path)?;
+    }
+    match damage {
+        Some(damage) => Err(damage.into()),
+        None => Ok(()),
+    }
+}
+
+/// A bar on stderr for a person who waits; nothing when records go to the same terminal, or when nobody looks.
+fn progress_bar(path: &Path, has_output_file: bool) -> ProgressBar {
+    let is_watched = io::stderr().is_terminal() && (has_output_file || !io::stdout().is_terminal());
+    let length = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+    let bar = match (is_watched, length) {
+        (false, _) => return ProgressBar::hidden(),
+        (true, Some(length)) => ProgressBar::new(length),
+        (true, None) => ProgressBar::new_spinner(),
+    };
+    let style =
+        if length.is_some() { "{bar:40} {bytes} of {total_bytes}, {eta} left" } else { "{spinner} {bytes}, {bytes_per_sec}" };
+    ProgressStyle::with_template(style).map(|style| bar.clone().with_style(style)).unwrap_or(bar)
+}
+
+fn examine(config: &Config) -> anyhow::Result<()> {
+    let mut checks = doctor::checks(&config.capture);
+    checks.push(reach(config));
+    let mut worst = Verdict::Ok;
+    for check in &checks {
+        worst = worst.max(check.verdict);
+        let word = match check.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "WARN",
+            Verdict::Fail => "FAIL",
+        };
+        println!("{word}  {:<14} {}", check.name, check.says);
+        if !check.remedy.is_empty() {
+            println!("      {:<14} → {}", "", check.remedy);
+        }
+    }
+    if worst == Verdict::Fail {
+        anyhow::bail!("something above must be mended before the sensor can run");
+    }
+    Ok(())
+}
+
+/// Whether the collector can be reached and takes this sensor.
+fn reach(config: &Config) -> Check {
+    match uplink::check_reach(&config.uplink) {
+        Ok((name, ends)) => Check {
+            name: "collector",
+            verdict: Verdict::Ok,
+            says: format!("{} takes this sensor as {name}; its certificate ends {ends}", config.uplink.collector),
+            remedy: String::new(),
+        },
+        Err(error) => Check { name: "collector", verdict: Verdict::Fail, says: error.to_string(), remedy: String::new() },
+    }
+}

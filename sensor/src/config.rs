@@ -1,0 +1,116 @@
+//! The sensor's settings, gathered. Each section is explained where it is used, and in `deploy/sensor.toml`.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use spanwatch_common::settings::{self, SettingsError};
+
+use crate::capture::settings::Settings as CaptureSettings;
+use crate::export::ExportSettings;
+use crate::flow_table::FlowTableSettings;
+use crate::fragments::FragmentSettings;
+use crate::metrics::MetricsSettings;
+use crate::uplink::settings::UplinkSettings;
+use crate::worker::MeterSettings;
+
+/// Where the settings are unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/spanwatch/sensor.toml";
+
+/// Everything an operator may set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where packets come from.
+    pub capture: CaptureSettings,
+    /// How flows are kept.
+    pub flow_table: FlowTableSettings,
+    /// How fragments find their ports.
+    pub fragments: FragmentSettings,
+    /// How records become batches.
+    pub export: ExportSettings,
+    /// The way to the collector.
+    pub uplink: UplinkSettings,
+    /// The sensor's own numbers.
+    pub metrics: MetricsSettings,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read, is no TOML, has unknown keys, or values out of range; with the place of the mistake.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|error| SettingsError {
+            path: path.to_owned(),
+            place: None,
+            message: format!("cannot be read: {error}; copy deploy/sensor.toml there, or name another file with --config"),
+        })?;
+        let config = Self::parse(path, &text)?;
+        Self::fail_at(path, &text, "capture", config.capture.check())?;
+        Ok(config)
+    }
+
+    /// Reads `text`, the content of `path`, without asking for an interface: what `replay` needs.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        let config: Self = settings::parse(path, text)?;
+        for (section, result) in [
+            ("flow_table", config.flow_table.check()),
+            ("fragments", config.fragments.check()),
+            ("export", config.export.check()),
+            ("uplink", config.uplink.check()),
+            ("metrics", config.metrics.check()),
+        ] {
+            Self::fail_at(path, text, section, result)?;
+        }
+        Ok(config)
+    }
+
+    fn fail_at(path: &Path, text: &str, section: &str, result: Result<(), (&'static str, String)>) -> Result<(), SettingsError> {
+        result.map_err(|(key, sentence)| settings::mistake(path, text, &format!("{section}.{key}"), sentence))
+    }
+
+    /// The part that the workers need.
+    pub fn meter(&self) -> MeterSettings {
+        MeterSettings { flow_table: self.flow_table.clone(), fragments: self.fragments.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_shipped_shows_every_key_with_its_default() {
+        let text = include_str!("../../deploy/sensor.toml");
+        let shipped = Config::parse(Path::new("deploy/sensor.toml"), text).expect("our own file");
+        let expected =
+            Config { capture: CaptureSettings { interface: "eno2".into(), ..CaptureSettings::default() }, ..Config::default() };
+        assert_eq!(shipped, expected);
+        // Equal values could also come from keys that are absent: compare the keys as well.
+        let written: toml::Table = text.parse().expect("TOML");
+        let complete = toml::Table::try_from(Config::default()).expect("a table");
+        for (section, keys) in &complete {
+            let written = written.get(section).and_then(toml::Value::as_table);
+            for key in keys.as_table().expect("sections only").keys() {
+                assert!(written.is_some_and(|table| table.contains_key(key)), "{section}.{key} is missing");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_shown_with_its_place_and_a_hint() {
+        let mistake = |text: &str| Config::parse(Path::new("s.toml"), text).expect_err("a mistake").to_string();
+        assert_eq!(
+            mistake("[capture]\nintreface = \"eno2\"\n"),
+            "s.toml:2:1: unknown key `intreface`; did you mean `interface`?"
+        );
+        assert_eq!(
+            mistake("[flow_table]\nflows_max = 3\n"),
+            "s.toml:2:1: flow_table.flows_max: 3 is out of range; choose 64 to 100000000"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! What makes two packets belong to one flow.
+
+use bytemuck::{Pod, Zeroable};
+
+/// What kind of conversation a key names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Two MAC addresses and an ethertype.
+    Layer2 = 2,
+    /// Two MAC addresses and the service access points of LLC (IEEE 802.2).
+    Llc = 3,
+    /// IPv4.
+    Ipv4 = 4,
+    /// IPv6.
+    Ipv6 = 6,
+}
+
+/// Key of a bidirectional flow: the same whichever end sent the packet.
+///
+/// Endpoint `a` is the smaller of the two by (address, port). 44 bytes without padding, so that it can be hashed and compared
+/// as plain bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Address of endpoint a: IPv6, mapped IPv4, or a MAC in the last six bytes; network byte order.
+    pub a: [u8; 16],
+    /// Address of endpoint b.
+    pub b: [u8; 16],
+    /// Port of endpoint a; the identifier of an ICMP query; 0 where there is none.
+    pub a_port: u16,
+    /// Port of endpoint b.
+    pub b_port: u16,
+    /// VID of the outer tag; 0 when untagged, priority-tagged, or when VLANs are not part of the key.
+    pub vlan: u16,
+    /// VID of the inner tag.
+    pub customer_vlan: u16,
+    /// Ethertype (layer 2), DSAP and SSAP (LLC), type and code of the ICMP request (ICMP); else 0.
+    pub detail: u16,
+    /// IP protocol; 255 at layer 2.
+    pub protocol: u8,
+    /// A [`Kind`].
+    pub kind: u8,
+}
+
+/// Which end of its key sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Way {
+    /// Endpoint a sent it.
+    FromA = 0,
+    /// Endpoint b sent it.
+    FromB = 1,
+}
+
+impl Way {
+    /// Index into the pairs of a flow.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The other one.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::FromA => Self::FromB,
+            Self::FromB => Self::FromA,
+        }
+    }
+}
+
+/// One end of a packet, before the ends are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Endpoint {
+    pub(super) address: [u8; 16],
+    pub(super) port: u16,
+}
+
+impl FlowKey {
+    /// Sorts the ends; everything else is zero still.
+    #[inline]
+    pub(super) fn between(source: Endpoint, destination: Endpoint, kind: Kind, protocol: u8) -> (Self, Way) {
+        let key = |a: Endpoint, b: Endpoint| Self {
+            a: a.address,
+            b: b.address,
+            a_port: a.port,
+            b_port: b.port,
+            vlan: 0,
+            customer_vlan: 0,
+            detail: 0,
+            protocol,
+            kind: kind as u8,
+        };
+        let number = |end: &Endpoint| (u128::from_be_bytes(end.address), end.port);
+        if number(&source) <= number(&destination) {
+            (key(source, destination), Way::FromA)
+        } else {
+            (key(destination, source), Way::FromB)
+        }
+    }
+
+    /// The key of the same flow with other ports: for a later fragment, whose own bytes name none.
+    ///
+    /// `source` and `destination` are the ports as the sender of the packet `way` names them. Returns the key and the way, which
+    /// changes when both addresses are equal and the ports decide the order.
+    pub fn with_ports(&self, way: Way, source: u16, destination: u16) -> (Self, Way) {
+        let (from, to) = match way {
+            Way::FromA => (self.a, self.b),
+            Way::FromB => (self.b, self.a),
+        };
+        let (source, destination) = (Endpoint { address: from, port: source }, Endpoint { address: to, port: destination });
+        let (sorted, way) = Self::between(source, destination, Kind::Ipv4, self.protocol);
+        (Self { a: sorted.a, b: sorted.b, a_port: sorted.a_port, b_port: sorted.b_port, ..*self }, way)
+    }
+
+    /// Whether there is no IP header in the flow.
+    pub const fn is_layer2(&self) -> bool {
+        self.kind < Kind::Ipv4 as u8
+    }
+}

@@ -1,0 +1,225 @@
+//! What one frame says. Pure: bytes in, a small `Copy` value out; no reference to the buffer survives.
+//!
+//! Headers are read one at a time with etherparse's slices, from the outside in; where something does not make sense, decoding
+//! stops at the last good layer and says so in [`Packet::odd`]. Every frame with an Ethernet header is a conversation between two
+//! MAC addresses at least.
+
+mod ip;
+mod key;
+
+use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
+use spanwatch_common::flow::{LAYER2, Mac};
+use spanwatch_common::ledger;
+use spanwatch_common::time::Timestamp;
+
+pub use key::{FlowKey, Kind, Way};
+
+use key::Endpoint;
+
+/// Most VLAN tags that are read; a frame with more is metered by its MAC addresses.
+const VLAN_TAGS_MAX: usize = 4;
+/// Ethertypes below this are lengths of 802.3 frames (IEEE 802.3 clause 3.2.6).
+const ETHERTYPE_MIN: u16 = 0x0600;
+
+/// What was understood of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// When it was captured.
+    pub at: Timestamp,
+    /// The flow that it belongs to.
+    pub key: FlowKey,
+    /// Which end sent it.
+    pub way: Way,
+    /// A hint at who opened the conversation, from what the packet itself says.
+    pub speech: Speech,
+    /// Octets of the frame without preamble and FCS.
+    pub frame_octets: u32,
+    /// Octets of the IP header and payload; 0 at layer 2.
+    pub ip_octets: u32,
+    /// tcpControlBits, and [`DONT_FRAGMENT`] and [`IS_FRAGMENT`] above them.
+    pub flags: u16,
+    /// ICMP type · 256 + code.
+    pub icmp_type_code: u16,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Type of service or traffic class.
+    pub class_of_service: u8,
+    /// VLAN tags on the frame.
+    pub vlan_tags: u8,
+    /// What kept it from being understood as a whole.
+    pub odd: Oddity,
+    /// Of the frame.
+    pub source_mac: Mac,
+    /// Of the frame.
+    pub destination_mac: Mac,
+    /// The datagram that it is a fragment of.
+    pub fragment: Option<Fragment>,
+}
+
+/// The tcpControlBits within [`Packet::flags`]: the twelve bits between data offset and window (RFC 9293 §3.1).
+pub const TCP_FLAGS: u16 = 0x0fff;
+/// In [`Packet::flags`]: the packet must not be fragmented.
+pub const DONT_FRAGMENT: u16 = 0x1000;
+/// In [`Packet::flags`]: the packet is a fragment.
+pub const IS_FRAGMENT: u16 = 0x2000;
+
+/// A part of a larger datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification: 16 bits in IPv4 (RFC 791 §3.1), 32 in IPv6 (RFC 8200 §4.5).
+    pub id: u32,
+    /// Whether it has the transport header, from which the later ones borrow the ports.
+    pub first: bool,
+}
+
+/// What the packet itself says about who opened the conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Speech {
+    /// Nothing.
+    Silent,
+    /// Its sender asks: TCP SYN, an ICMP query, a DNS query.
+    Request,
+    /// Its sender answers: TCP SYN+ACK, an ICMP reply or error, a DNS response.
+    Response,
+}
+
+/// Why a packet was understood only in part; counted in [`ledger::Odd`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Oddity {
+    /// It was understood.
+    #[default]
+    None,
+    /// See [`ledger::Odd::bad_ip_header`].
+    BadIpHeader,
+    /// See [`ledger::Odd::bad_transport_header`].
+    BadTransportHeader,
+    /// See [`ledger::Odd::no_ip_length`].
+    NoIpLength,
+    /// See [`ledger::Odd::too_deep`].
+    TooDeep,
+}
+
+impl Oddity {
+    /// Counts itself.
+    pub const fn count(self, odd: &mut ledger::Odd) {
+        match self {
+            Self::None => {}
+            Self::BadIpHeader => odd.bad_ip_header += 1,
+            Self::BadTransportHeader => odd.bad_transport_header += 1,
+            Self::NoIpLength => odd.no_ip_length += 1,
+            Self::TooDeep => odd.too_deep += 1,
+        }
+    }
+}
+
+/// Why a frame is not metered at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecodable {
+    /// Shorter than an Ethernet header. See [`ledger::Ignored::runt`].
+    Runt,
+}
+
+/// What the decoder may be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Whether VLAN identifiers are part of the key.
+    pub vlan_in_key: bool,
+}
+
+/// Reads one Ethernet frame, `frame_octets` long on the wire, of which `bytes` were captured.
+///
+/// # Errors
+/// [`Undecodable::Runt`] when not even the Ethernet header is there.
+#[inline]
+pub fn decode(bytes: &[u8], frame_octets: u32, at: Timestamp, rules: Rules) -> Result<Packet, Undecodable> {
+    let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(bytes) else { return Err(Undecodable::Runt) };
+    let mut rest = &bytes[14..]; // the slice above holds at least the 14 bytes of the header
+    let mut ethertype = ethernet.ether_type().0;
+    let mut tags = [0; 2];
+    let mut tag_count = 0;
+    while matches!(ethertype, 0x8100 | 0x88a8 | 0x9100) && tag_count < VLAN_TAGS_MAX {
+        let Ok(tag) = SingleVlanHeaderSlice::from_slice(rest) else { break };
+        if let Some(slot) = tags.get_mut(tag_count) {
+            *slot = tag.vlan_identifier().value();
+        }
+        tag_count += 1;
+        ethertype = tag.ether_type().0;
+        rest = &rest[4..]; // as long as the tag that was just read from it
+    }
+    let frame = FrameHeader {
+        at,
+        frame_octets,
+        source_mac: ethernet.source(),
+        destination_mac: ethernet.destination(),
+        vlan_tags: tag_count as u8,
+    };
+    let mut packet = match EtherType(ethertype) {
+        EtherType::IPV4 => ip::v4(rest, &frame),
+        EtherType::IPV6 => ip::v6(rest, &frame),
+        _ => None,
+    }
+    .unwrap_or_else(|| layer2(&frame, ethertype, rest));
+    if rules.vlan_in_key {
+        (packet.key.vlan, packet.key.customer_vlan) = (tags[0], tags[1]);
+    }
+    Ok(packet)
+}
+
+/// What all layers above share.
+struct FrameHeader {
+    at: Timestamp,
+    frame_octets: u32,
+    source_mac: Mac,
+    destination_mac: Mac,
+    vlan_tags: u8,
+}
+
+impl FrameHeader {
+    /// Length of Ethernet header and tags.
+    const fn header_octets(&self) -> u32 {
+        14 + 4 * self.vlan_tags as u32
+    }
+}
+
+/// A conversation between two MAC addresses: not IP, or IP that makes no sense.
+fn layer2(frame: &FrameHeader, ethertype: u16, rest: &[u8]) -> Packet {
+    let end = |mac: Mac| {
+        let mut address = [0; 16];
+        address[10..].copy_from_slice(&mac);
+        Endpoint { address, port: 0 }
+    };
+    let (kind, detail) = match rest {
+        [dsap, ssap, ..] if ethertype < ETHERTYPE_MIN => (Kind::Llc, u16::from_be_bytes([*dsap, *ssap])),
+        _ if ethertype < ETHERTYPE_MIN => (Kind::Llc, 0),
+        _ => (Kind::Layer2, ethertype),
+    };
+    let (mut key, way) = FlowKey::between(end(frame.source_mac), end(frame.destination_mac), kind, LAYER2);
+    key.detail = detail;
+    let odd = match ethertype {
+        0x0800 | 0x86dd => Oddity::BadIpHeader,
+        0x8100 | 0x88a8 | 0x9100 => Oddity::TooDeep,
+        _ => Oddity::None,
+    };
+    Packet {
+        at: frame.at,
+        key,
+        way,
+        speech: Speech::Silent,
+        frame_octets: frame.frame_octets,
+        ip_octets: 0,
+        flags: 0,
+        icmp_type_code: 0,
+        ttl: 0,
+        class_of_service: 0,
+        vlan_tags: frame.vlan_tags,
+        odd,
+        source_mac: frame.source_mac,
+        destination_mac: frame.destination_mac,
+        fragment: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+use super::*;
+use spanwatch_common::flow::{protocol, tcp};
+
+const RULES: Rules = Rules { vlan_in_key: true };
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex")).collect()
+}
+
+fn read(frame: &str) -> Packet {
+    let bytes = hex(frame);
+    decode(&bytes, bytes.len() as u32, Timestamp::from_secs(1), RULES).expect("an Ethernet frame")
+}
+
+const MACS: &str = "020000000002 020000000001 ";
+/// 10.0.0.1:40000 > 10.0.0.2:502, SYN, total length 40, TTL 64, DF.
+const SYN: &str = "45000028 00014000 40060000 0a000001 0a000002 9c4001f6 00000001 00000000 5002ffff 00000000 ";
+
+#[test]
+fn a_padded_syn_counts_forty_octets() {
+    let packet = read(&format!("{MACS} 0800 {SYN} 000000000000"));
+    assert_eq!((packet.frame_octets, packet.ip_octets), (60, 40));
+    assert_eq!(packet.flags, tcp::SYN | DONT_FRAGMENT);
+    assert_eq!((packet.key.a_port, packet.key.b_port, packet.way), (40000, 502, Way::FromA));
+    assert_eq!((packet.ttl, packet.speech), (64, Speech::Request));
+    assert_eq!(packet.odd, Oddity::None);
+}
+
+#[test]
+fn the_answer_has_the_same_key_and_the_other_way() {
+    let asked = read(&format!("{MACS} 0800 {SYN}"));
+    let answer = "45000028 00010000 40060000 0a000002 0a000001 01f69c40 00000001 00000002 5012ffff 00000000";
+    let answered = read(&format!("020000000001 020000000002 0800 {answer}"));
+    assert_eq!(asked.key, answered.key);
+    assert_eq!(answered.way, Way::FromB);
+    assert_eq!(answered.speech, Speech::Response);
+}
+
+#[test]
+fn tags_are_read_outer_first_and_a_priority_tag_is_untagged() {
+    let double = read(&format!("{MACS} 88a8 0064 8100 200a 0800 {SYN}"));
+    assert_eq!((double.key.vlan, double.key.customer_vlan, double.vlan_tags), (100, 10, 2));
+    assert_eq!((double.frame_octets, double.ip_octets), (62, 40));
+    let priority = read(&format!("{MACS} 8100 c000 0800 {SYN}"));
+    assert_eq!((priority.key.vlan, priority.vlan_tags), (0, 1));
+    assert_eq!(priority.key, read(&format!("{MACS} 0800 {SYN}")).key);
+}
+
+#[test]
+fn an_ethertype_that_is_a_length_is_llc() {
+    let stp = read("0180c2000000 020000000001 0026 424203 000000000080");
+    assert_eq!((stp.key.kind, stp.key.detail, stp.key.protocol), (Kind::Llc as u8, 0x4242, 255));
+    let arp = read(&format!("{MACS} 0806 0001080006040001"));
+    assert_eq!((arp.key.kind, arp.key.detail, arp.ip_octets), (Kind::Layer2 as u8, 0x0806, 0));
+}
+
+#[test]
+fn ip_that_makes_no_sense_is_still_a_conversation_of_two_macs() {
+    for bad in ["35000028", "44000028", "4500", "45000010 00014000 40060000 0a000001 0a000002"] {
+        let packet = read(&format!("{MACS} 0800 {bad}"));
+        assert_eq!((packet.key.kind, packet.key.detail), (Kind::Layer2 as u8, 0x0800), "{bad}");
+        assert_eq!(packet.odd, Oddity::BadIpHeader, "{bad}");
+    }
+}
+
+#[test]
+fn a_sliced_tcp_header_keeps_its_ports_and_says_so() {
+    let packet = read(&format!("{MACS} 0800 45000028 00014000 40060000 0a000001 0a000002 9c4001f6 0000"));
+    assert_eq!((packet.key.a_port, packet.key.b_port, packet.flags & TCP_FLAGS), (40000, 502, 0));
+    assert_eq!(packet.odd, Oddity::BadTransportHeader);
+}
+
+#[test]
+fn options_and_a_total_length_of_zero_are_understood() {
+    let options = "46000018 00010000 40110000 0a000001 0a000002 94040000 0400 0035 0008 0000";
+    assert_eq!(read(&format!("{MACS} 0800 {options}")).key.b_port, 53);
+    let offloaded = read(&format!("{MACS} 0800 {}", SYN.replacen("45000028", "45000000", 1)));
+    assert_eq!((offloaded.ip_octets, offloaded.odd), (40, Oddity::NoIpLength));
+}
+
+#[test]
+fn extension_headers_are_followed_to_the_transport() {
+    // Hop-by-hop, then a first fragment, then UDP.
+    let header = "60000000 0018 00 40 20010db8000000000000000000000001 20010db8000000000000000000000002";
+    let packet = read(&format!("{MACS} 86dd {header} 2c00010400000000 11000001 0000002a 14e9 14e9 0010 0000"));
+    assert_eq!((packet.key.protocol, packet.key.a_port, packet.ip_octets), (protocol::UDP, 5353, 64));
+    assert_eq!(packet.fragment, Some(Fragment { id: 42, first: true }));
+    // A later fragment names no ports, whatever its bytes look like.
+    let later = read(&format!(
+        "{MACS} 86dd {} 11000008 0000002a 14e9 14e9 0010 0000",
+        header.replacen("001800", "00102c", 1).replacen("0018 00", "0010 2c", 1)
+    ));
+    assert_eq!((later.key.protocol, later.key.a_port), (protocol::UDP, 0));
+    assert_eq!(later.fragment, Some(Fragment { id: 42, first: false }));
+}
+
+#[test]
+fn echo_request_and_reply_meet_but_two_pingers_do_not() {
+    let echo = |kind: &str, ends: &str, id: &str| {
+        read(&format!("{MACS} 0800 4500001c 00010000 40010000 {ends} {kind}00 0000 {id} 0001"))
+    };
+    let ask = echo("08", "0a000001 0a000002", "0007");
+    let reply = echo("00", "0a000002 0a000001", "0007");
+    assert_eq!(ask.key, reply.key);
+    assert_eq!((ask.speech, reply.speech), (Speech::Request, Speech::Response));
+    assert_ne!(ask.key, echo("08", "0a000001 0a000002", "0008").key);
+    assert_eq!((ask.icmp_type_code, reply.icmp_type_code), (0x0800, 0));
+}
+
+#[test]
+fn thirteen_bytes_are_no_frame() {
+    assert_eq!(decode(&[0; 13], 13, Timestamp::NONE, RULES), Err(Undecodable::Runt));
+}

@@ -1,0 +1,106 @@
+//! Settings of the flow table.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Size and timeouts of the flow table. There is one table for each receive queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowTableSettings {
+    /// Most flows at once, per receive queue; each costs 160 bytes, and a third of the places stays free. When the table is full the
+    /// least valuable flow near the newcomer's place ends early with flowEndReason 5, and is counted. 64 to 100 million.
+    pub flows_max: usize,
+    /// Whether packets of different VLANs belong to different flows. Turn it off when the switch tags only one direction.
+    pub vlan_in_key: bool,
+    /// A long flow is cut into records at the multiples of this on the clock. 1 to 300.
+    pub active_timeout_secs: u64,
+    /// A Begin record follows the first packet after this long. 0 to 1000.
+    pub begin_after_millis: u64,
+    /// Silence after which a TCP connection is over.
+    pub idle_timeout_tcp_secs: u64,
+    /// Silence after which a SYN that nobody answered is given up.
+    pub idle_timeout_half_open_secs: u64,
+    /// How long a TCP connection lingers after FIN from both sides, or RST.
+    pub idle_timeout_closed_secs: u64,
+    /// Silence after which a UDP conversation is over.
+    pub idle_timeout_udp_secs: u64,
+    /// The same for a single UDP packet.
+    pub idle_timeout_udp_single_secs: u64,
+    /// The same for everything else: ICMP, other IP protocols, layer 2.
+    pub idle_timeout_other_secs: u64,
+}
+
+impl Default for FlowTableSettings {
+    fn default() -> Self {
+        Self {
+            flows_max: 786_432,
+            vlan_in_key: true,
+            active_timeout_secs: 60,
+            begin_after_millis: 500,
+            idle_timeout_tcp_secs: 300,
+            idle_timeout_half_open_secs: 10,
+            idle_timeout_closed_secs: 5,
+            idle_timeout_udp_secs: 60,
+            idle_timeout_udp_single_secs: 15,
+            idle_timeout_other_secs: 60,
+        }
+    }
+}
+
+impl FlowTableSettings {
+    /// # Errors
+    /// The key that is out of range, and a sentence about it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let range = |key, value: u64, least: u64, most: u64| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => Err((key, format!("{value} is out of range; choose {least} to {most}"))),
+        };
+        range("flows_max", self.flows_max as u64, 64, 100_000_000)?;
+        range("active_timeout_secs", self.active_timeout_secs, 1, 300)?;
+        range("begin_after_millis", self.begin_after_millis, 0, 1000)?;
+        range("idle_timeout_tcp_secs", self.idle_timeout_tcp_secs, 1, 86_400)?;
+        range("idle_timeout_half_open_secs", self.idle_timeout_half_open_secs, 1, 3600)?;
+        range("idle_timeout_closed_secs", self.idle_timeout_closed_secs, 1, 3600)?;
+        range("idle_timeout_udp_secs", self.idle_timeout_udp_secs, 1, 86_400)?;
+        range("idle_timeout_udp_single_secs", self.idle_timeout_udp_single_secs, 1, 86_400)?;
+        range("idle_timeout_other_secs", self.idle_timeout_other_secs, 1, 86_400)
+    }
+
+    /// Slots for `flows_max` flows at no more than three quarters full: a power of two.
+    pub(super) fn slots(&self) -> usize {
+        (self.flows_max + self.flows_max / 3).next_power_of_two()
+    }
+
+    pub(super) fn timeouts(&self) -> Timeouts {
+        let secs = Duration::from_secs;
+        let timeouts = Timeouts {
+            active: secs(self.active_timeout_secs),
+            begin: Duration::from_millis(self.begin_after_millis),
+            tcp: secs(self.idle_timeout_tcp_secs),
+            half_open: secs(self.idle_timeout_half_open_secs),
+            closed: secs(self.idle_timeout_closed_secs),
+            udp: secs(self.idle_timeout_udp_secs),
+            udp_single: secs(self.idle_timeout_udp_single_secs),
+            other: secs(self.idle_timeout_other_secs),
+            shortest: Duration::ZERO,
+        };
+        let Timeouts { tcp, half_open, closed, udp, udp_single, other, .. } = timeouts;
+        Timeouts { shortest: tcp.min(half_open).min(closed).min(udp).min(udp_single).min(other), ..timeouts }
+    }
+}
+
+/// The same, ready for use.
+#[derive(Clone, Copy)]
+pub(super) struct Timeouts {
+    pub(super) active: Duration,
+    pub(super) begin: Duration,
+    pub(super) tcp: Duration,
+    pub(super) half_open: Duration,
+    pub(super) closed: Duration,
+    pub(super) udp: Duration,
+    pub(super) udp_single: Duration,
+    pub(super) other: Duration,
+    /// No flow expires before this.
+    pub(super) shortest: Duration,
+}

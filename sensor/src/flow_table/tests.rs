@@ -1,0 +1,259 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use spanwatch_common::flow::{BiflowDirection, FORWARD, REVERSE};
+
+use super::*;
+use crate::decode::{self, Rules};
+
+/// Builds packets the way one says them: `tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(SYN).at(1.0)`.
+#[derive(Clone)]
+struct Said {
+    bytes: Vec<u8>,
+    at: Timestamp,
+}
+
+fn said(protocol: u8, ends: &str) -> Said {
+    let end = |text: &str| -> ([u8; 4], u16) {
+        let (address, port) = text.trim().split_once(':').expect("address:port");
+        (address.parse::<std::net::Ipv4Addr>().expect("an address").octets(), port.parse().expect("a port"))
+    };
+    let (from, to) = ends.split_once('>').expect("from > to");
+    let ((source, source_port), (destination, destination_port)) = (end(from), end(to));
+    let mut bytes = vec![2, 0, 0, 0, 0, destination[3], 2, 0, 0, 0, 0, source[3], 8, 0];
+    bytes.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    bytes.extend(source);
+    bytes.extend(destination);
+    bytes.extend(source_port.to_be_bytes());
+    bytes.extend(destination_port.to_be_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([0x50, 0, 0, 0, 0, 0, 0, 0]);
+    Said { bytes, at: Timestamp::from_secs(1) }
+}
+
+fn tcp(ends: &str) -> Said {
+    said(6, ends)
+}
+
+fn udp(ends: &str) -> Said {
+    said(17, ends)
+}
+
+impl Said {
+    fn flags(mut self, flags: u16) -> Self {
+        self.bytes[47] = flags as u8;
+        self
+    }
+
+    fn at(mut self, secs: f64) -> Self {
+        self.at = Timestamp::from_nanos((secs * 1e9) as i64);
+        self
+    }
+
+    fn packet(&self) -> Packet {
+        decode::decode(&self.bytes, self.bytes.len() as u32, self.at, Rules { vlan_in_key: true }).expect("Ethernet")
+    }
+}
+
+use spanwatch_common::flow::tcp::{ACK, FIN, RST, SYN};
+
+struct Bench {
+    table: FlowTable,
+    records: Vec<FlowRecord>,
+}
+
+fn table(settings: &FlowTableSettings) -> Bench {
+    let table = FlowTable::new(settings, KeyHasher::fixed(), Observer::default()).expect("a little memory");
+    Bench { table, records: Vec::new() }
+}
+
+impl Bench {
+    fn see(&mut self, said: &Said) -> &mut Self {
+        self.table.observe(&[said.packet()], &mut self.records);
+        self
+    }
+
+    fn until(&mut self, secs: f64) -> Vec<FlowRecord> {
+        // In steps, as a live sensor does.
+        let end = (secs * 10.0) as i64;
+        for tenth in self.table.swept.as_nanos() / 100_000_000..=end {
+            self.table.expire(Timestamp::from_nanos(tenth * 100_000_000), &mut self.records);
+        }
+        std::mem::take(&mut self.records)
+    }
+}
+
+fn states(records: &[FlowRecord]) -> Vec<(FlowState, FlowEndReason, [u64; 2])> {
+    records.iter().map(|r| (r.state, r.end_reason, r.packets)).collect()
+}
+
+#[test]
+fn a_connection_is_begun_within_a_second_and_ends_five_seconds_after_its_fins() {
+    let mut bench = table(&FlowTableSettings::default());
+    let (client, server) = ("10.0.0.1:40000 > 10.0.0.2:502", "10.0.0.2:502 > 10.0.0.1:40000");
+    bench.see(&tcp(client).flags(SYN).at(1.0)).see(&tcp(server).flags(SYN | ACK).at(1.1)).see(&tcp(client).flags(ACK).at(1.2));
+    let begun = bench.until(2.0);
+    assert_eq!(states(&begun), [(FlowState::Begin, FlowEndReason::None, [0, 0])]);
+    assert_eq!(begun[0].tcp_flags, [SYN | ACK, SYN | ACK]);
+    assert_eq!(begun[0].biflow_direction, BiflowDirection::Initiator);
+    bench.see(&tcp(client).flags(FIN | ACK).at(3.0)).see(&tcp(server).flags(FIN | ACK).at(3.1));
+    assert_eq!(bench.until(8.0), []);
+    let ended = bench.until(9.5);
+    assert_eq!(states(&ended), [(FlowState::End, FlowEndReason::EndOfFlow, [3, 2])]);
+    assert_eq!((ended[0].source_port, ended[0].destination_port), (40000, 502));
+    assert_eq!(ended[0].octets, [120, 80]);
+    assert_eq!((ended[0].start[FORWARD], ended[0].end[REVERSE]), (Timestamp::from_secs(1), Timestamp::from_nanos(3_100_000_000)));
+    assert_eq!(ended[0].initial_tcp_flags, [SYN, SYN | ACK]);
+    assert_eq!(ended[0].flow_id, begun[0].flow_id);
+}
+
+#[test]
+fn each_kind_of_silence_has_its_own_patience() {
+    for (said, idle) in [
+        (tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(SYN), 10.0),
+        (tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(ACK), 300.0),
+        (udp("10.0.0.1:40000 > 10.0.0.2:9999"), 15.0),
+        (said(89, "10.0.0.1:0 > 10.0.0.2:0"), 60.0),
+    ] {
+        let mut bench = table(&FlowTableSettings::default());
+        bench.see(&said.at(1.0));
+        let ended = |records: Vec<FlowRecord>| records.iter().any(|r| r.state == FlowState::End);
+        assert!(!ended(bench.until(idle + 0.8)), "{idle}");
+        assert!(ended(bench.until(idle + 2.2)), "{idle}");
+    }
+}
+
+#[test]
+fn a_long_flow_is_cut_on_the_minute_and_its_deltas_add_up() {
+    let mut bench = table(&FlowTableSettings::default());
+    let mut records = Vec::new();
+    for second in 50..200 {
+        bench.see(&udp("10.0.0.1:40000 > 10.0.0.2:9999").at(f64::from(second) + 0.5));
+        records.extend(bench.until(f64::from(second) + 0.9));
+    }
+    records.extend(bench.until(300.0));
+    let forward: Vec<_> =
+        records.iter().map(|r| (r.state, r.packets[FORWARD], r.start[FORWARD].as_millis(), r.end[FORWARD].as_millis())).collect();
+    assert_eq!(
+        forward,
+        [
+            (FlowState::Begin, 0, 50_500, 51_500),
+            (FlowState::Continue, 10, 50_500, 59_500),
+            (FlowState::Continue, 60, 60_500, 119_500),
+            (FlowState::Continue, 60, 120_500, 179_500),
+            (FlowState::Continue, 20, 180_500, 199_500),
+            (FlowState::End, 0, 199_500, 199_500),
+        ]
+    );
+    assert!(records.iter().all(|r| r.flow_id == records[0].flow_id));
+}
+
+#[test]
+fn who_opened_is_judged_by_what_was_said_then_by_ports() {
+    let initiator = |said: Said| {
+        let mut bench = table(&FlowTableSettings::default());
+        let record = bench.see(&said).until(2.0).remove(0);
+        (record.source.to_string(), record.biflow_direction)
+    };
+    let first = |direction| ("10.0.0.1".to_owned(), direction);
+    assert_eq!(initiator(tcp("10.0.0.1:502 > 10.0.0.2:40000").flags(SYN)), first(BiflowDirection::Initiator));
+    assert_eq!(initiator(tcp("10.0.0.2:40000 > 10.0.0.1:502").flags(SYN | ACK)), first(BiflowDirection::ReverseInitiator));
+    assert_eq!(initiator(tcp("10.0.0.2:502 > 10.0.0.1:40000").flags(ACK)), first(BiflowDirection::ReverseInitiator));
+    assert_eq!(initiator(udp("10.0.0.1:40000 > 10.0.0.2:502")), first(BiflowDirection::Initiator));
+    assert_eq!(initiator(udp("10.0.0.1:40000 > 10.0.0.2:50000")), first(BiflowDirection::Arbitrary));
+}
+
+#[test]
+fn a_syn_ack_that_is_answered_with_rst_was_a_probe_by_its_sender() {
+    let mut bench = table(&FlowTableSettings::default());
+    bench.see(&tcp("10.0.0.9:40000 > 10.0.0.2:502").flags(SYN | ACK).at(1.0));
+    let record = bench.see(&tcp("10.0.0.2:502 > 10.0.0.9:40000").flags(RST).at(1.1)).until(2.0).remove(0);
+    assert_eq!((record.source.to_string(), record.destination_port), ("10.0.0.9".to_owned(), 502));
+    assert_eq!(record.initial_tcp_flags, [SYN | ACK, RST]);
+}
+
+#[test]
+fn a_new_syn_on_a_closed_connection_is_a_new_flow() {
+    let mut bench = table(&FlowTableSettings::default());
+    let syn = tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(SYN);
+    bench.see(&syn.clone().at(1.0)).see(&tcp("10.0.0.2:502 > 10.0.0.1:40000").flags(RST | ACK).at(1.1)).see(&syn.at(1.2));
+    let records = bench.until(20.0);
+    let ends: Vec<_> = records.iter().filter(|r| r.state == FlowState::End).map(|r| (r.packets, r.end_reason)).collect();
+    assert_eq!(ends, [([1, 1], FlowEndReason::EndOfFlow), ([1, 0], FlowEndReason::IdleTimeout)]);
+    assert_ne!(records[0].flow_id, records[records.len() - 1].flow_id);
+}
+
+#[test]
+fn a_full_table_gives_up_half_open_flows_before_established_ones_and_counts_them() {
+    let settings = FlowTableSettings { flows_max: 64, ..FlowTableSettings::default() };
+    let mut bench = table(&settings);
+    for client in 0..16 {
+        let (there, back) = (format!("10.1.0.{client}:40000 > 10.0.0.2:502"), format!("10.0.0.2:502 > 10.1.0.{client}:40000"));
+        bench.see(&tcp(&there).flags(SYN)).see(&tcp(&back).flags(SYN | ACK)).see(&tcp(&there).flags(ACK));
+    }
+    for n in 0..10_000_u32 {
+        let [_, _, c, d] = n.to_be_bytes();
+        bench.see(&tcp(&format!("10.9.{c}.{d}:1024 > 10.0.0.3:80")).flags(SYN).at(1.0 + f64::from(n) * 1e-5));
+        assert!(bench.table.counts().flows.live <= 64);
+    }
+    let counts = bench.table.counts();
+    assert_eq!(counts.flows.evicted, 10_000 + 16 - 64);
+    let evicted: Vec<_> = bench.records.iter().filter(|r| r.end_reason == FlowEndReason::LackOfResources).collect();
+    assert_eq!(evicted.len() as u64, counts.flows.evicted);
+    assert!(evicted.iter().all(|r| r.packets == [1, 0]), "an established connection was given up");
+    assert_eq!(counts.metered, counts.exported + bench.table.packets_held());
+}
+
+#[test]
+fn counters_that_would_overflow_are_cut_before() {
+    let mut bench = table(&FlowTableSettings::default());
+    let packet = Packet { frame_octets: u32::MAX - 10, ip_octets: u32::MAX - 20, ..udp("10.0.0.1:1 > 10.0.0.2:2").packet() };
+    for _ in 0..3 {
+        bench.table.observe(&[packet], &mut bench.records);
+    }
+    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    assert_eq!(bench.records.iter().map(|r| r.octets[0]).sum::<u64>(), 3 * u64::from(u32::MAX - 20));
+    assert_eq!(bench.records.len(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever arrives, in whatever order and however small the table: every packet leaves in exactly one record of its flow.
+    #[test]
+    fn what_went_in_comes_out(
+        packets in prop::collection::vec((0_u8..40, 0_u8..3, any::<bool>(), 0_u16..64, 0_i64..400_000), 1..600),
+        flows_max in 64_usize..200,
+    ) {
+        let mut bench = table(&FlowTableSettings { flows_max, ..FlowTableSettings::default() });
+        let mut expected: HashMap<(u8, u8), [u64; 2]> = HashMap::new();
+        let mut now = 0;
+        for (host, port, back, flags, millis) in packets {
+            // Mostly forwards in time, now and then a little back.
+            now = if millis % 7 == 0 { now } else { now.max(millis) };
+            let ends = if back { format!("10.0.0.2:{} > 10.1.0.{host}:1000", 500 + u16::from(port)) }
+                       else { format!("10.1.0.{host}:1000 > 10.0.0.2:{}", 500 + u16::from(port)) };
+            bench.see(&tcp(&ends).flags(flags).at(millis.min(now) as f64 / 1e3));
+            expected.entry((host, port)).or_default()[usize::from(back)] += 1;
+            if millis % 5 == 0 {
+                bench.table.expire(Timestamp::from_nanos(now * 1_000_000), &mut bench.records);
+            }
+            let counts = bench.table.counts();
+            prop_assert_eq!(counts.metered, counts.exported + bench.table.packets_held());
+        }
+        bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+        prop_assert_eq!(bench.table.counts().flows.live, 0);
+        let mut found: HashMap<(u8, u8), [u64; 2]> = HashMap::new();
+        for record in &bench.records {
+            let (host, port, forward) = if record.destination_port == 1000 {
+                (record.destination, record.source_port, 1)
+            } else {
+                (record.source, record.destination_port, 0)
+            };
+            let sums = found.entry((host.0 as u8, (port - 500) as u8)).or_default();
+            sums[forward] += record.packets[FORWARD];
+            sums[forward ^ 1] += record.packets[REVERSE];
+        }
+        prop_assert_eq!(found, expected);
+    }
+}

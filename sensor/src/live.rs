@@ -1,0 +1,128 @@
+//! The loop around a worker: it owns the capture and the clock, and it never waits for anyone but the kernel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, TrySendError};
+use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::ledger::Ledger;
+use spanwatch_common::time::Timestamp;
+
+use crate::capture::{Capture, CaptureError, Drained, Losses};
+use crate::clock::Clock;
+use crate::export::Harvest;
+use crate::worker::Worker;
+
+/// Frames between two looks at the clock.
+const FRAMES_MAX: usize = 256;
+/// Longest wait for frames: how late a timeout may be noticed on a silent port.
+const WAIT: Duration = Duration::from_millis(20);
+/// How often records are handed over, however few.
+const HARVEST_INTERVAL: Duration = Duration::from_millis(50);
+/// Records that are handed over at once.
+const HARVEST_RECORDS: usize = 1024;
+/// How often the capture's losses are asked for.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+/// Records that wait here while the export thread is busy; beyond this the newest are thrown away and counted.
+const HELD_MAX: usize = 1 << 16;
+
+/// Runs one queue until `stop` is set or the capture fails; either way every flow is flushed and handed over.
+pub struct LiveWorker<C> {
+    capture: C,
+    worker: Worker,
+    number: usize,
+    harvests: Sender<Harvest>,
+    stop: Arc<AtomicBool>,
+    losses: Losses,
+    /// Records that had no place in the queue to the export thread, and the packets they stood for.
+    thrown_away: (u64, u64),
+}
+
+impl<C: Capture> LiveWorker<C> {
+    /// Worker `number` of the sensor, counted from 0.
+    pub fn new(number: usize, capture: C, worker: Worker, harvests: Sender<Harvest>, stop: Arc<AtomicBool>) -> Self {
+        Self { capture, worker, number, harvests, stop, losses: Losses::default(), thrown_away: (0, 0) }
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The capture failed. What it gave before has been handed over.
+    pub fn run(mut self) -> Result<(), CaptureError> {
+        let mut clock = Clock::new();
+        let result = self.turn_around(&mut clock);
+        self.worker.flush(FlowEndReason::ForcedEnd);
+        // What cannot be read any more stays as it was last read; the ledger shows the difference.
+        if let Ok(losses) = self.capture.losses() {
+            self.losses = losses;
+        }
+        let ledger = self.account(self.worker.audited_ledger(&self.losses));
+        let records = std::mem::take(self.worker.records());
+        // The export thread outlives the workers, so this send only waits for its present batch.
+        let _ = self.harvests.send(Harvest { worker: self.number, ledger, records });
+        result
+    }
+
+    fn turn_around(&mut self, clock: &mut Clock) -> Result<(), CaptureError> {
+        let (mut harvested, mut asked) = (Timestamp::NONE, Timestamp::NONE);
+        let mut stopped = false;
+        loop {
+            if !stopped && self.stop.load(Ordering::Relaxed) {
+                self.capture.stop()?;
+                stopped = true;
+            }
+            if !stopped {
+                self.capture.wait(WAIT)?;
+            }
+            let tick = clock.tick();
+            if tick.was_set {
+                tracing::warn!("the system clock was set; every flow is ended, so that no duration spans the step");
+                self.worker.flush(FlowEndReason::ForcedEnd);
+                (harvested, asked) = (Timestamp::NONE, Timestamp::NONE);
+            }
+            let worker = &mut self.worker;
+            let drained = self.capture.drain(tick.at, FRAMES_MAX, |frame| worker.take(frame))?;
+            self.worker.settle(tick.at);
+            if drained == Drained::Ended {
+                return Ok(());
+            }
+            if tick.at.since(asked) >= LOSSES_INTERVAL {
+                self.losses = self.capture.losses()?;
+                asked = tick.at;
+            }
+            if self.worker.records().len() >= HARVEST_RECORDS || tick.at.since(harvested) >= HARVEST_INTERVAL {
+                self.harvest();
+                harvested = tick.at;
+            }
+        }
+    }
+
+    /// Hands the records over if there is room; keeps them for the next turn otherwise.
+    fn harvest(&mut self) {
+        let ledger = self.account(self.worker.ledger(&self.losses));
+        let records = std::mem::take(self.worker.records());
+        if let Err(TrySendError::Full(harvest) | TrySendError::Disconnected(harvest)) =
+            self.harvests.try_send(Harvest { worker: self.number, ledger, records })
+        {
+            let mut records = harvest.records;
+            for record in records.drain(HELD_MAX.min(records.len())..) {
+                self.thrown_away.0 += 1;
+                self.thrown_away.1 += FlowRecord::packets_total(&record);
+            }
+            *self.worker.records() = records;
+        }
+    }
+
+    /// The worker's ledger, completed with what this loop knows.
+    fn account(&self, ledger: Ledger) -> Ledger {
+        let mut ledger = Ledger {
+            // Between two looks at the losses more has been delivered than the capture has told of.
+            wire: ledger.wire.max(ledger.delivered + ledger.dropped.total()),
+            not_sent: self.thrown_away.1,
+            ..ledger
+        };
+        ledger.flows.records_not_sent = self.thrown_away.0;
+        ledger
+    }
+}

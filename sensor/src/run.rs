@@ -1,0 +1,131 @@
+//! The sensor as a whole: one thread for each receive queue, two for the way to the collector, and this one for signals and metrics.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, bail};
+use spanwatch_common::ledger::Ledger;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::capture::interface::Interface;
+use crate::capture::{self, Capture as _, CaptureError, Opened};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::flow_table::{KeyHasher, Observer};
+use crate::live::LiveWorker;
+use crate::metrics::{self, CaptureInfo, Vitals};
+use crate::uplink::Uplink;
+use crate::worker::Worker;
+
+/// Runs the sensor until SIGINT or SIGTERM, or until the capture fails. Writes the final account to `stats`, if given.
+///
+/// # Errors
+/// Something is missing at the start, or the capture failed; what was captured has been sent either way.
+pub fn run(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(watch(config, stats))
+}
+
+async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
+    // Listened for before anything is opened, so that an early Ctrl-C ends in an orderly way too.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let Opened { sources, in_force, why, warnings } = capture::open(&config.capture)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let info = CaptureInfo { interface: config.capture.interface.clone(), mode: in_force.name(), why, queues: sources.len() };
+    tracing::info!("capturing on {} with {}: {}", info.interface, info.mode, info.why);
+    for source in &sources {
+        tracing::info!("{}", source.describe());
+    }
+    let boot = Clock::new().tick().at.as_nanos().cast_unsigned();
+    let described = format!("{} on {}", info.mode, info.interface);
+    let (uplink, harvests) = Uplink::start(config.uplink.clone(), config.export.clone(), boot, described)?;
+    let vitals = Arc::new(Vitals { uplink, capture: info });
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ended, mut first_end) = mpsc::unbounded_channel();
+    let mut workers: Vec<JoinHandle<Result<(), CaptureError>>> = Vec::new();
+    let ingress_interface = Interface::find(&config.capture.interface)?.index;
+    for (number, source) in sources.into_iter().enumerate() {
+        let hasher = KeyHasher::random().context("ask the kernel for random bytes")?;
+        let observer = Observer { observation_point: 1, ingress_interface };
+        let worker = Worker::new(&config.meter(), hasher, observer)
+            .with_context(|| format!("allocate the flow table of queue {number}; lower flow_table.flows_max"))?;
+        let worker = LiveWorker::new(number, source, worker, harvests.clone(), Arc::clone(&stop));
+        let ended = ended.clone();
+        let thread = std::thread::Builder::new().name(format!("queue {number}")).spawn(move || {
+            let result = worker.run();
+            let _ = ended.send(()); // nobody listens any more when the sensor stops anyway
+            result
+        });
+        workers.push(thread.context("start a worker thread")?);
+    }
+    drop((ended, harvests));
+
+    let listen = config.metrics.listen.clone();
+    let mut serving = tokio::spawn({
+        let vitals = Arc::clone(&vitals);
+        async move { if listen.is_empty() { std::future::pending().await } else { metrics::serve(&listen, vitals).await } }
+    });
+    tokio::select! {
+        _ = interrupt.recv() => tracing::info!("interrupted; flushing"),
+        _ = terminate.recv() => tracing::info!("asked to stop; flushing"),
+        _ = first_end.recv() => tracing::error!("a capture thread has ended; stopping"),
+        result = &mut serving => match result {
+            Ok(Err(error)) => tracing::error!("serve metrics on {}: {error}; is another sensor running?", config.metrics.listen),
+            _ => tracing::error!("the metrics server has ended; stopping"),
+        },
+    }
+    let metrics_failed = serving.is_finished();
+    stop.store(true, Ordering::Relaxed);
+    let failures: Vec<String> = workers
+        .into_iter()
+        .filter_map(|worker| match worker.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("a capture thread has panicked; please report this".to_owned()),
+        })
+        .collect();
+    serving.abort();
+    let _ = serving.await; // cancelled: its share of the vitals is free now
+    let Some(Vitals { uplink, .. }) = Arc::into_inner(vitals) else { bail!("a metrics request is still being served") };
+    let ledger = uplink.finish().ledger;
+    report(&ledger, stats)?;
+    match failures.first() {
+        Some(failure) => bail!("{failure}"),
+        None if metrics_failed => bail!("metrics could not be served on {}", config.metrics.listen),
+        None => Ok(()),
+    }
+}
+
+/// Says how the account came out, and writes it down.
+fn report(ledger: &Ledger, stats: Option<&Path>) -> anyhow::Result<()> {
+    let Ledger { wire, delivered, metered, exported, acknowledged, queued, not_sent, .. } = *ledger;
+    let dropped = ledger.dropped.total();
+    tracing::info!(
+        "{wire} packets on the wire: {delivered} delivered, {dropped} dropped; {metered} metered, {exported} exported, {acknowledged} acknowledged"
+    );
+    if queued + not_sent > 0 {
+        tracing::warn!("records for {} packets did not reach the collector", queued + not_sent);
+    }
+    if let Some(imbalance) = ledger.imbalance() {
+        tracing::error!("the ledger does not balance: {imbalance}; please report this");
+    }
+    if let Some(path) = stats {
+        write_stats(ledger, path)?;
+    }
+    Ok(())
+}
+
+/// Writes the account as one JSON object.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_stats(ledger: &Ledger, path: &Path) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(ledger).context("write the ledger as JSON")?;
+    std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))
+}

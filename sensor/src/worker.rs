@@ -1,0 +1,129 @@
+//! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
+
+use serde::{Deserialize, Serialize};
+use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::ledger::{Ignored, Ledger, Odd};
+use spanwatch_common::time::Timestamp;
+
+use crate::capture::{Frame, Losses};
+use crate::decode::{self, Packet, Rules, Undecodable};
+use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer};
+use crate::fragments::{FragmentSettings, FragmentTable};
+
+/// Settings of the middle of the line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeterSettings {
+    /// Size and timeouts of the flow table.
+    pub flow_table: FlowTableSettings,
+    /// Size and timeout of the fragment table.
+    pub fragments: FragmentSettings,
+}
+
+/// Longest frame that is believed; a length beyond it is a damaged file's.
+const FRAME_OCTETS_MAX: u32 = 1 << 18;
+
+/// Turns frames into records, and accounts for every one.
+pub struct Worker {
+    table: FlowTable,
+    fragments: FragmentTable,
+    rules: Rules,
+    batch: Vec<Packet>,
+    records: Vec<FlowRecord>,
+    delivered: u64,
+    ignored: Ignored,
+    odd: Odd,
+}
+
+impl Worker {
+    /// A worker with memory for as much as the settings say.
+    ///
+    /// # Errors
+    /// The operating system refuses the memory.
+    pub fn new(settings: &MeterSettings, hasher: KeyHasher, observer: Observer) -> std::io::Result<Self> {
+        Ok(Self {
+            table: FlowTable::new(&settings.flow_table, hasher, observer)?,
+            fragments: FragmentTable::new(&settings.fragments, hasher),
+            rules: Rules { vlan_in_key: settings.flow_table.vlan_in_key },
+            batch: Vec::with_capacity(BATCH),
+            records: Vec::new(),
+            delivered: 0,
+            ignored: Ignored::default(),
+            odd: Odd::default(),
+        })
+    }
+
+    /// Takes one Ethernet frame.
+    #[inline]
+    pub fn take(&mut self, frame: &Frame<'_>) {
+        self.delivered += 1;
+        let frame_octets = frame.wire_len.min(FRAME_OCTETS_MAX);
+        match decode::decode(frame.bytes, frame_octets, frame.at, self.rules) {
+            Ok(mut packet) => {
+                self.odd.sliced += u64::from(frame.bytes.len() < frame.wire_len as usize);
+                packet.odd.count(&mut self.odd);
+                if packet.fragment.is_some() && !self.fragments.resolve(&mut packet) {
+                    self.odd.fragment_without_first += 1;
+                }
+                self.batch.push(packet);
+                if self.batch.len() == BATCH {
+                    self.observe();
+                }
+            }
+            Err(Undecodable::Runt) => self.ignored.runt += 1,
+        }
+    }
+
+    /// Takes a frame of a link type that is not decoded.
+    pub const fn ignore_link_type(&mut self) {
+        self.delivered += 1;
+        self.ignored.link_type += 1;
+    }
+
+    fn observe(&mut self) {
+        self.table.observe(&self.batch, &mut self.records);
+        self.batch.clear();
+    }
+
+    /// Puts the frames taken so far into their flows, and makes the records that are due at `now`.
+    pub fn settle(&mut self, now: Timestamp) {
+        self.observe();
+        self.table.expire(now, &mut self.records);
+    }
+
+    /// Ends every flow.
+    pub fn flush(&mut self, reason: FlowEndReason) {
+        self.observe();
+        self.table.flush(reason, &mut self.records);
+    }
+
+    /// The records made since they were last taken away.
+    pub const fn records(&mut self) -> &mut Vec<FlowRecord> {
+        &mut self.records
+    }
+
+    /// The account so far, with the capture's side of it. Frames that were taken are metered once they are
+    /// [`settle`](Self::settle)d. Records count as queued from the moment they are made.
+    pub fn ledger(&self, losses: &Losses) -> Ledger {
+        let counts = self.table.counts();
+        Ledger {
+            wire: losses.wire,
+            delivered: self.delivered,
+            dropped: losses.dropped,
+            metered: counts.metered,
+            ignored: self.ignored,
+            exported: counts.exported,
+            live: counts.metered - counts.exported,
+            acknowledged: 0,
+            queued: counts.exported,
+            not_sent: 0,
+            flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
+            odd: Odd { late: counts.late, ..self.odd },
+        }
+    }
+
+    /// The same, with the packets in the table added up flow by flow: exact, and as slow as the table is large.
+    pub fn audited_ledger(&self, losses: &Losses) -> Ledger {
+        Ledger { live: self.table.packets_held(), ..self.ledger(losses) }
+    }
+}

@@ -1,3 +1,0 @@
-//! placeholder while the workspace is laid out
-#[test]
-fn builds() {}
