@@ -14,6 +14,10 @@
 //! [`Store::push`] takes a batch into memory, or says that it is a repeat. [`Store::commit`] sorts what has gathered by time,
 //! writes one Parquet file per hour of record time, and commits them together with how far each sensor has come. Only then
 //! may a batch be acknowledged. Nothing else keeps a copy: until then, the sensor does.
+//!
+//! # Why the futures are boxed
+//! An `async fn` is compiled anew in each crate that awaits it, and here that means a good part of the query engine. Boxed,
+//! it is compiled once.
 
 mod durable;
 mod error;
@@ -31,6 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use deltalake::kernel::{Action, Add};
+use futures::future::BoxFuture;
 use spanwatch_common::wire::Batch;
 
 pub use error::StoreError;
@@ -114,7 +119,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`] when another process has it open; [`StoreError::Directory`], [`StoreError::Foreign`],
     /// [`StoreError::Full`], [`StoreError::Table`].
-    pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
+    pub fn open(settings: StoreSettings) -> BoxFuture<'static, Result<Self, StoreError>> {
+        Box::pin(Self::lock_and_open(settings))
+    }
+
+    async fn lock_and_open(settings: StoreSettings) -> Result<Self, StoreError> {
         let trouble = |what, path: &Path, source| StoreError::Directory { what, path: path.to_owned(), source };
         let directory = &settings.directory;
         fs::create_dir_all(directory).map_err(|source| trouble("create", directory, source))?;
@@ -143,16 +152,22 @@ impl Store {
     ///
     /// # Errors
     /// The table cannot be read.
-    pub async fn resume_after(&mut self, sensor: &str, boot: u64) -> Result<u64, StoreError> {
-        let progress = self.progress(sensor).await?;
-        Ok(if progress.boot == boot { progress.durable } else { 0 })
+    pub fn resume_after<'a>(&'a mut self, sensor: &'a str, boot: u64) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let progress = self.progress(sensor).await?;
+            Ok(if progress.boot == boot { progress.durable } else { 0 })
+        })
     }
 
     /// Takes a batch into memory, unless it is there already or there is no room.
     ///
     /// # Errors
     /// The table cannot be read to see how far the sensor had come.
-    pub async fn push(&mut self, batch: Arc<Batch>) -> Result<Pushed, StoreError> {
+    pub fn push(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<Pushed, StoreError>> {
+        Box::pin(self.take(batch))
+    }
+
+    async fn take(&mut self, batch: Arc<Batch>) -> Result<Pushed, StoreError> {
         let before = self.progress(&batch.sensor).await?;
         let taken = if batch.boot == before.boot { before.taken } else { 0 };
         if batch.boot < before.boot || batch.sequence <= taken {
@@ -190,16 +205,18 @@ impl Store {
     /// Makes everything that waits durable, in one commit, and says how far each sensor has come by it.
     ///
     /// # Errors
-    /// After any error everything still waits in memory, nothing is marked, and the next call tries again;
-    /// [`StoreError::Full`] when the disk is.
-    pub async fn commit(&mut self) -> Result<Vec<Mark>, StoreError> {
-        let result = self.try_commit().await;
-        match &result {
-            Ok(marks) if !marks.is_empty() => self.counts.commits += 1,
-            Ok(_) => {}
-            Err(_) => self.counts.failed_commits += 1,
-        }
-        result
+    /// After any error everything that is not durable still waits in memory, and the next call tries again;
+    /// [`StoreError::Full`] when the disk is. The same holds when the future is dropped before it is done.
+    pub fn commit(&mut self) -> BoxFuture<'_, Result<Vec<Mark>, StoreError>> {
+        Box::pin(async {
+            let result = self.try_commit().await;
+            match &result {
+                Ok(marks) if !marks.is_empty() => self.counts.commits += 1,
+                Ok(_) => {}
+                Err(_) => self.counts.failed_commits += 1,
+            }
+            result
+        })
     }
 
     async fn try_commit(&mut self) -> Result<Vec<Mark>, StoreError> {

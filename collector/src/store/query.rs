@@ -19,6 +19,7 @@ use deltalake::datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use deltalake::datafusion::logical_expr::{Expr, cast, ident};
 use deltalake::datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use spanwatch_common::element::Shown;
 
 use super::error::StoreError;
@@ -38,7 +39,16 @@ const VIEW: &str = "flows";
 /// # Errors
 /// [`StoreError::Empty`] when nothing was ever stored; [`StoreError::Query`] when the text is no query, would change
 /// something, names what does not exist, or needs more than it may; [`StoreError::Output`].
-pub async fn query(settings: &StoreSettings, sql: &str, format: Format, out: &mut impl Write) -> Result<(), StoreError> {
+pub fn query<'a>(
+    settings: &'a StoreSettings,
+    sql: &'a str,
+    format: Format,
+    out: &'a mut (dyn Write + Send),
+) -> BoxFuture<'a, Result<(), StoreError>> {
+    Box::pin(answer(settings, sql, format, out))
+}
+
+async fn answer(settings: &StoreSettings, sql: &str, format: Format, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
     let table = Table::open(&settings.directory).await?;
     let context = session(settings)?;
     let mut readable = DeltaTable::new(table.log.clone());

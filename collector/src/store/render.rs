@@ -38,7 +38,7 @@ impl Renderer {
         Self { format, schema, widths: None, rows: 0 }
     }
 
-    pub(super) fn write(&mut self, batch: &RecordBatch, out: &mut impl Write) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, batch: &RecordBatch, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl Renderer {
     }
 
     /// Writes what a result without rows still has, and flushes.
-    pub(super) fn finish(mut self, out: &mut impl Write) -> Result<(), StoreError> {
+    pub(super) fn finish(mut self, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
         match self.format {
             Format::Table => {
                 if self.rows == 0 {
@@ -75,7 +75,7 @@ impl Renderer {
         Ok(out.flush()?)
     }
 
-    fn write_table(&mut self, batch: &RecordBatch, out: &mut impl Write) -> Result<(), StoreError> {
+    fn write_table(&mut self, batch: &RecordBatch, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
         let options = FormatOptions::default();
         let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
         let columns = columns.collect::<Result<Vec<_>, _>>().map_err(trouble)?;
@@ -105,7 +105,7 @@ impl Renderer {
 }
 
 fn write_line<'a>(
-    out: &mut impl Write,
+    out: &mut (dyn Write + Send),
     cells: impl Iterator<Item = &'a str>,
     widths: &[usize],
     right: &[bool],

@@ -15,6 +15,7 @@ use deltalake::kernel::{Action, Remove};
 use deltalake::protocol::DeltaOperation;
 use deltalake::{DeltaTable, Path};
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use spanwatch_common::time::Timestamp;
 
 use super::durable::STAGED;
@@ -62,7 +63,11 @@ pub struct Upkeep {
 ///
 /// # Errors
 /// As for [`Store::commit`](super::Store::commit); what was done before is done, and the next round goes on.
-pub async fn upkeep(settings: &StoreSettings, now: Timestamp) -> Result<Upkeep, StoreError> {
+pub fn upkeep(settings: &StoreSettings, now: Timestamp) -> BoxFuture<'_, Result<Upkeep, StoreError>> {
+    Box::pin(one_round(settings, now))
+}
+
+async fn one_round(settings: &StoreSettings, now: Timestamp) -> Result<Upkeep, StoreError> {
     let mut table = Table::open(&settings.directory).await?;
     let mut done = Upkeep::default();
     drop_old(&mut table, settings, now, &mut done).await?;
