@@ -341,6 +341,22 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
+fn one_capability_is_enough_for_libpcap() {
+    const TEST: &str = "one_capability_is_enough_for_libpcap";
+    const WITH_ONE: &str = "SPANWATCH_TEST_WITH_ONE_CAPABILITY";
+    in_namespace(TEST, || {
+        if std::env::var_os(WITH_ONE).is_some() {
+            let opened = open(&settings(Mode::Auto)).expect("NET_RAW suffices");
+            assert_eq!(opened.in_force, InForce::Packet);
+            assert!(opened.why.contains("grant the capabilities"), "{}", opened.why);
+            return;
+        }
+        mirror_port(1, 1500);
+        again_with(TEST, "-all,+net_raw", WITH_ONE);
+    });
+}
+
+#[test]
 fn four_capabilities_are_enough() {
     const TEST: &str = "four_capabilities_are_enough";
     const WITH_FOUR: &str = "SPANWATCH_TEST_WITH_FOUR_CAPABILITIES";
@@ -355,18 +371,52 @@ fn four_capabilities_are_enough() {
     });
 }
 
-/// Runs `test` once more in a process with these capabilities (as setpriv writes them), and `mark` in its environment.
+#[test]
+fn a_low_limit_of_locked_memory_makes_smaller_rings_and_is_told() {
+    const TEST: &str = "a_low_limit_of_locked_memory_makes_smaller_rings_and_is_told";
+    const LIMITED: &str = "SPANWATCH_TEST_WITH_LITTLE_LOCKED_MEMORY";
+    in_namespace(TEST, || {
+        if std::env::var_os(LIMITED).is_some() {
+            // again_with leaves 3 MiB; 1024 slots of 2048 octets are 2 MiB, 2048 would be 4.
+            let opened = open(&settings(Mode::AfXdp)).expect("1024 slots fit");
+            let says = opened.sources[0].describe();
+            assert!(says.contains("1024 slots (of 4096 asked for; memory allows no more)"), "{says}");
+            return;
+        }
+        mirror_port(1, 1500);
+        again_with(TEST, "-all,+net_admin,+net_raw,+bpf", LIMITED);
+    });
+}
+
+#[test]
+fn packets_on_a_queue_that_came_later_are_counted_as_lost() {
+    in_namespace("packets_on_a_queue_that_came_later_are_counted_as_lost", || {
+        mirror_port(4, 1500);
+        run("ethtool -L mon0 rx 1");
+        let Some(mut opened) = open_or_skip(&settings(Mode::AfXdp)) else { return };
+        assert_eq!(opened.sources.len(), 1);
+        run("ethtool -L mon0 rx 4");
+        send("gen0", &frames(1_000, 200));
+        let mut seen = Vec::new();
+        let losses = finish(&mut opened.sources, &mut seen);
+        assert_eq!((losses.wire, losses.dropped.total()), (1_000, losses.dropped.no_socket));
+        assert!(losses.dropped.no_socket > 0, "the sender's hash uses all queues: {losses:?}");
+    });
+}
+
+/// Runs `test` once more in a process with these capabilities (as setpriv writes them), 3 MiB of lockable memory, and `mark` in
+/// its environment.
 fn again_with(test: &str, capabilities: &str, mark: &str) {
     let program = std::env::current_exe().expect("own path");
-    let status = std::process::Command::new("setpriv")
-        .args([&format!("--bounding-set={capabilities}"), "--inh-caps=-all"])
+    let status = std::process::Command::new("prlimit")
+        .args(["--memlock=3145728", "setpriv", &format!("--bounding-set={capabilities}"), "--inh-caps=-all"])
         .arg(program)
         .args(["--exact", test, "--nocapture"])
         .env(mark, "1")
         .status();
     match status {
         Ok(status) => assert!(status.success(), "see above"),
-        Err(error) => skip(&format!("setpriv: {error}")),
+        Err(error) => skip(&format!("prlimit: {error}")),
     }
 }
 

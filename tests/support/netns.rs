@@ -4,6 +4,8 @@
 //! code, and nothing it does can reach the machine's interfaces. The children of a namespace that is deleted lose their
 //! interfaces with it.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::process::{Command, Stdio};
 
 const INSIDE: &str = "SPANWATCH_TEST_NETNS";

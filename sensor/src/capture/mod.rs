@@ -185,9 +185,9 @@ pub struct Opened {
 pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
     let interface = Interface::find(&settings.interface)?;
     interface.require_up()?;
-    let mut why = String::new();
-    if settings.mode != Mode::Packet {
-        match af_xdp::open(&interface, settings) {
+    let refused = match settings.mode {
+        Mode::Packet => None,
+        Mode::Auto | Mode::AfXdp => match af_xdp::open(&interface, settings) {
             Ok((sources, hook, zero_copy)) => {
                 let in_force = match hook {
                     Hook::Native if zero_copy => InForce::AfXdpZeroCopy,
@@ -201,16 +201,20 @@ pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
                     warnings: interface.warnings(in_force),
                 });
             }
-            // Nothing else will have the permission either, and the sentence about AF_XDP names all that is needed.
-            Err(error) if settings.mode == Mode::AfXdp || error.kind == CaptureErrorKind::NoPermission => return Err(error),
-            Err(error) => why = format!("AF_XDP does not work here: {error}"),
-        }
-    }
-    let source = packet::Packet::open(&interface, settings)?;
+            Err(error) if settings.mode == Mode::AfXdp => return Err(error),
+            Err(error) => Some(error),
+        },
+    };
+    let source = match packet::Packet::open(&interface, settings) {
+        Ok(source) => source,
+        // The sentence about AF_XDP names every capability that is needed, that about libpcap only one.
+        Err(error) if error.kind == CaptureErrorKind::NoPermission => return Err(refused.unwrap_or(error)),
+        Err(error) => return Err(error),
+    };
     Ok(Opened {
         sources: vec![Source::Packet(Box::new(source))],
         in_force: InForce::Packet,
-        why: if why.is_empty() { InForce::Packet.why(&interface.driver) } else { why },
+        why: refused.map_or_else(|| InForce::Packet.why(""), |error| format!("AF_XDP does not work here: {error}")),
         warnings: interface.warnings(InForce::Packet),
     })
 }

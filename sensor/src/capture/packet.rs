@@ -29,17 +29,9 @@ pub struct Packet {
     dropped: Wrapping,
     missed: Wrapping,
     delivered: u64,
-    ending: Ending,
-    /// How long after a stop the kernel may take to hand over its last block.
-    patience: Duration,
-}
-
-/// How far a stop has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    No,
-    Asked,
-    Since(Timestamp),
+    /// After a stop: for how many milliseconds more the kernel's last block may be waited for.
+    ending: Option<u32>,
+    wakeup_millis: u32,
 }
 
 /// A 32-bit counter that wraps, read often enough to be followed.
@@ -99,8 +91,8 @@ impl Packet {
             dropped: Wrapping::default(),
             missed: Wrapping::default(),
             delivered: 0,
-            ending: Ending::No,
-            patience: Duration::from_millis(u64::from(settings.wakeup_millis) * 4 + 200),
+            ending: None,
+            wakeup_millis: settings.wakeup_millis,
         })
     }
 }
@@ -121,7 +113,7 @@ impl Capture for Packet {
         })
     }
 
-    fn drain(&mut self, now: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, _now: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
         let handed = self.capture.dispatch(Some(max), |packet| {
             let at = Timestamp::from_secs(packet.header.ts.tv_sec).plus(nanos(packet.header.ts.tv_usec));
             each(&Frame { bytes: packet.data, wire_len: packet.header.len, at });
@@ -131,27 +123,26 @@ impl Capture for Packet {
         if handed > 0 || max == 0 {
             return Ok(Drained::Frames(handed));
         }
-        match self.ending {
-            Ending::No => return Ok(Drained::Frames(0)),
-            Ending::Asked => self.ending = Ending::Since(now),
-            Ending::Since(start) if now.since(start) > self.patience => return Ok(Drained::Ended),
-            Ending::Since(_) => (),
-        }
+        let Some(patience_millis) = self.ending else { return Ok(Drained::Frames(0)) };
         // The last block may still be open in the kernel; its packets are counted as received already.
         let losses = self.losses()?;
-        let all_handed = self.delivered + losses.dropped.total() >= losses.wire;
-        Ok(if all_handed { Drained::Ended } else { Drained::Frames(0) })
+        if patience_millis == 0 || self.delivered + losses.dropped.total() >= losses.wire {
+            return Ok(Drained::Ended);
+        }
+        self.ending = Some(patience_millis - 1);
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(Drained::Frames(0))
     }
 
     fn stop(&mut self) -> Result<(), CaptureError> {
-        if self.ending == Ending::No {
+        if self.ending.is_none() {
             syscall::refuse_packets(self.capture.as_fd()).map_err(|error| CaptureError {
                 kind: CaptureErrorKind::Failed,
                 doing: format!("stop the capture on {}", self.name),
                 cause: error.to_string(),
                 remedy: String::new(),
             })?;
-            self.ending = Ending::Asked;
+            self.ending = Some(self.wakeup_millis * 4 + 200);
         }
         Ok(())
     }

@@ -310,8 +310,10 @@ impl FlowTable {
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason, out: &mut Vec<FlowRecord>) {
-        while let Some(at) = self.slab.next_taken(0, self.slab.slots()) {
+        let mut from = 0;
+        while let Some(at) = self.slab.next_taken(from, self.slab.slots()) {
             self.end(at, reason, out);
+            from = at; // another flow may have moved here
         }
         self.newborn.clear();
         self.slice = Slice::default();
