@@ -1,25 +1,32 @@
-//! Sensor and collector over loopback: who may speak, what happens to nonsense, and that nothing is lost or counted twice
-//! whatever the network does.
+//! Sensor and collector over loopback, with a real store: who may speak, what happens to nonsense, and that nothing is lost
+//! or counted twice whatever the network, the collector and the queue do.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use spanwatch_collector::ingest::registry::Registry;
-use spanwatch_collector::ingest::sensor::{Door, serve};
-use spanwatch_collector::ingest::settings::IngestSettings;
-use spanwatch_collector::ingest::{Inlets, outlets, tls};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use spanwatch_collector::config::Config;
+use spanwatch_collector::detect::RuleFile;
 use spanwatch_collector::pki::{Existing, Pki};
+use spanwatch_collector::run::Collector;
+use spanwatch_collector::store::{self, Format};
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
+use spanwatch_common::wire::{self, Hello, Message, RejectCode, VERSION};
 use spanwatch_sensor::export::{ExportSettings, Harvest};
 use spanwatch_sensor::uplink::settings::UplinkSettings;
 use spanwatch_sensor::uplink::{Uplink, check_reach};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -28,70 +35,67 @@ fn now() -> Timestamp {
     Timestamp::NONE.plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
 }
 
-/// A listener as the collector has it, in a thread of its own; the test takes the store's place.
-struct Listening {
-    address: SocketAddr,
-    registry: Arc<Registry>,
-    door: Arc<Door>,
-    stop: watch::Sender<bool>,
-    runtime: tokio::runtime::Runtime,
-    kept: Arc<std::sync::Mutex<Vec<(String, u64, Vec<u64>)>>>,
+/// A collector with everything it needs in a directory of its own.
+struct Running {
+    config: Config,
+    runtime: Runtime,
+    collector: Option<Collector>,
 }
 
-impl Listening {
-    /// Acknowledges every `commit`.
-    fn start(pki: &Pki, commit: Duration) -> Self {
+impl Running {
+    /// On a port of its own choice, with the certificates of `pki` and its store beside them.
+    fn start(directory: &Path, pki: &Path) -> Self {
+        let mut config = Config::default();
+        config.ingest.listen = free_address().to_string();
+        config.ingest.credit_batches = 8;
+        config.pki.directory = pki.to_owned();
+        config.store.directory = directory.join("flows");
+        config.store.commit_interval_secs = 1;
+        config.alerts.file = directory.join("alerts.ndjson");
+        config.metrics.listen = String::new();
+        Self::start_with(config)
+    }
+
+    fn start_with(config: Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = tls::server_config(pki).unwrap();
-        let (outlets, inlets) = outlets();
-        let (registry, door) = (Arc::new(Registry::default()), Arc::new(Door::default()));
-        let (stop, stopping) = watch::channel(false);
-        let settings = IngestSettings { listen: address.to_string(), credit_batches: 8, ..IngestSettings::default() };
-        runtime.spawn(serve(listener, config, settings, Arc::clone(&registry), outlets, Arc::clone(&door), stopping));
-        let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
-        runtime.spawn(keep(inlets, Arc::clone(&registry), Arc::clone(&kept), commit));
-        Self { address, registry, door, stop, runtime, kept }
+        let collector = runtime.block_on(Collector::start(config.clone(), &RuleFile::default())).unwrap();
+        Self { config, runtime, collector: Some(collector) }
     }
 
-    /// Flow ids of every batch kept, in the order of arrival.
-    fn flow_ids(&self) -> Vec<u64> {
-        self.kept.lock().unwrap().iter().flat_map(|(_, _, ids)| ids.iter().copied()).collect()
+    fn address(&self) -> SocketAddr {
+        self.collector().sensors
+    }
+
+    fn collector(&self) -> &Collector {
+        self.collector.as_ref().unwrap()
+    }
+
+    /// Stops in order, as on SIGTERM.
+    fn stop(mut self) -> Config {
+        let collector = self.collector.take().unwrap();
+        self.runtime.block_on(collector.stop());
+        self.config.clone()
+    }
+
+    /// Stops in the middle of everything, as on SIGKILL: every task is dropped where it is.
+    fn kill(self) -> Config {
+        self.runtime.shutdown_timeout(Duration::from_secs(5));
+        self.config
     }
 }
 
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        self.registry.close();
-    }
+/// Flow ids of all stored records, sorted.
+fn stored(config: &Config) -> Vec<u64> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut out = Vec::new();
+    let sql = "SELECT \"flowId\" FROM flows_raw ORDER BY 1";
+    runtime.block_on(store::query(&config.store, sql, Format::Csv, &mut out)).unwrap();
+    String::from_utf8(out).unwrap().lines().skip(1).map(|line| line.parse().unwrap()).collect()
 }
 
-async fn keep(
-    mut inlets: Inlets,
-    registry: Arc<Registry>,
-    kept: Arc<std::sync::Mutex<Vec<(String, u64, Vec<u64>)>>>,
-    commit: Duration,
-) {
-    let mut ticks = tokio::time::interval(commit);
-    let mut marks = Vec::new();
-    loop {
-        tokio::select! {
-            arrival = inlets.store.recv() => {
-                let Some(arrival) = arrival else { return };
-                let batch = &arrival.batch;
-                marks.push((batch.sensor.clone(), batch.boot, batch.sequence));
-                let ids = batch.records.iter().map(|record| record.flow_id).collect();
-                kept.lock().unwrap().push((batch.sensor.clone(), batch.sequence, ids));
-            }
-            Some(_) = inlets.detect.recv() => {}
-            Some(inquiry) = inlets.inquiries.recv() => drop(inquiry.reply.send(0)),
-            _ = ticks.tick() => for (sensor, boot, sequence) in marks.drain(..) {
-                registry.acknowledge(&sensor, boot, sequence);
-            },
-        }
-    }
+/// An address on which nobody listens.
+fn free_address() -> SocketAddr {
+    StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 /// An authority and the identity `plant1`, made `ago`.
@@ -108,11 +112,13 @@ fn uplink_settings(collector: SocketAddr, identity: &Path) -> UplinkSettings {
         identity: identity.to_owned(),
         connect_timeout_secs: 3,
         retry_secs_max: 1,
+        flush_timeout_secs: 60,
         ..UplinkSettings::default()
     }
 }
 
 /// Harvests as workers hand them over: record *n* has flow id *n* and three packets.
+#[derive(Default)]
 struct Workers {
     ledger: Ledger,
 }
@@ -124,7 +130,8 @@ impl Workers {
         for count in [&mut self.ledger.wire, &mut self.ledger.delivered, &mut self.ledger.metered, &mut self.ledger.exported] {
             *count += 3 * records;
         }
-        let record = |id| FlowRecord { flow_id: id, packets: [2, 1], ..FlowRecord::default() };
+        let at = Timestamp::from_secs(1_790_000_000);
+        let record = |id| FlowRecord { flow_id: id, packets: [2, 1], start: [at; 2], end: [at; 2], ..FlowRecord::default() };
         Harvest { worker: 0, ledger: self.ledger, records: (from..from + records).map(record).collect() }
     }
 }
@@ -137,91 +144,96 @@ fn obstacle(settings: &UplinkSettings) -> String {
 #[test]
 fn only_a_certificate_of_the_right_authority_name_and_time_gets_in_and_the_sentence_says_why() {
     let directory = tempfile::tempdir().unwrap();
-    let (ours, identity) = authority(&directory.path().join("ours"), Duration::ZERO);
-    let (_, foreign) = authority(&directory.path().join("foreign"), Duration::ZERO);
-    let listening = Listening::start(&ours, Duration::from_millis(10));
+    let at = |name: &str| directory.path().join(name);
+    let (ours, identity) = authority(&at("ours"), Duration::ZERO);
+    let (_, foreign) = authority(&at("foreign"), Duration::ZERO);
+    let running = Running::start(directory.path(), &at("ours"));
 
-    let settings = uplink_settings(listening.address, &identity);
+    let settings = uplink_settings(running.address(), &identity);
     let (name, _) = check_reach(&settings).unwrap();
     assert_eq!(name, "plant1");
 
-    let said = obstacle(&uplink_settings(listening.address, &foreign));
+    let said = obstacle(&uplink_settings(running.address(), &foreign));
     assert!(said.contains("not from our authority"), "{said}");
     let said = obstacle(&UplinkSettings { server_name: "elsewhere".to_owned(), ..settings.clone() });
     assert!(said.contains("for another name"), "{said}");
     let said = obstacle(&UplinkSettings { collector: "no-such-host.invalid".to_owned(), ..settings.clone() });
     assert!(said.contains("does not resolve"), "{said}");
-    let said = obstacle(&UplinkSettings { identity: directory.path().join("none.pem"), ..settings.clone() });
+    let said = obstacle(&UplinkSettings { identity: at("none.pem"), ..settings.clone() });
     assert!(said.contains("pki issue"), "{said}");
 
     // A sensor whose own certificate has ended: issued three years ago by the same authority.
     let old = ours.issue("plant2", now().minus(3 * 365 * DAY), Existing::Keep).unwrap();
-    let said = obstacle(&uplink_settings(listening.address, &old));
+    let said = obstacle(&uplink_settings(running.address(), &old));
     assert!(said.contains("this sensor's certificate has expired"), "{said}");
 
-    // A collector whose certificate has ended.
-    let (old_ours, old_identity) = authority(&directory.path().join("old"), 3 * 365 * DAY);
-    let old_listening = Listening::start(&old_ours, Duration::from_millis(10));
-    let said = obstacle(&uplink_settings(old_listening.address, &old_identity));
-    assert!(said.contains("its certificate has expired"), "{said}");
-
     // A sensor that trusts our collector, but was certified by another authority.
-    let mut mixed = std::fs::read_to_string(&foreign).unwrap();
-    let foreign_authority = std::fs::read_to_string(directory.path().join("foreign/ca.pem")).unwrap();
-    mixed = mixed.replace(&foreign_authority, &std::fs::read_to_string(ours.authority_path()).unwrap());
-    let mixed_path = directory.path().join("mixed.pem");
-    std::fs::write(&mixed_path, mixed).unwrap();
-    let said = obstacle(&uplink_settings(listening.address, &mixed_path));
+    let foreign_authority = std::fs::read_to_string(at("foreign/ca.pem")).unwrap();
+    let our_authority = std::fs::read_to_string(ours.authority_path()).unwrap();
+    let mixed = std::fs::read_to_string(&foreign).unwrap().replace(&foreign_authority, &our_authority);
+    std::fs::write(at("mixed.pem"), mixed).unwrap();
+    let said = obstacle(&uplink_settings(running.address(), &at("mixed.pem")));
     assert!(said.contains("does not know the authority of this sensor's certificate"), "{said}");
 
-    assert_eq!(listening.registry.statuses(), [], "nobody got as far as a session");
-    assert_eq!(listening.door.rejected.load(Ordering::Relaxed), 0);
-    assert_eq!(listening.door.strangers.load(Ordering::Relaxed), 4, "the wrong name, the expired, and both foreign ones");
-    let nobody = listening.address;
-    drop(listening);
-    let said = obstacle(&uplink_settings(nobody, &identity));
+    let vitals = running.collector().vitals();
+    assert_eq!(vitals.registry.statuses(), [], "nobody got as far as a session");
+    assert_eq!(vitals.door.rejected.load(Ordering::Relaxed), 0, "nor was anything of theirs read");
+    assert_eq!(vitals.door.strangers.load(Ordering::Relaxed), 4, "the wrong name, the expired, and both foreign ones");
+
+    // A collector whose certificate has ended.
+    let (_, old_identity) = authority(&at("old"), 3 * 365 * DAY);
+    let old_running = Running::start(&at("old"), &at("old"));
+    let said = obstacle(&uplink_settings(old_running.address(), &old_identity));
+    assert!(said.contains("its certificate has expired"), "{said}");
+
+    running.stop();
+    let said = obstacle(&settings);
     assert!(said.contains("is `spanwatch-collector run` up"), "{said}");
 }
 
 #[test]
-fn ten_batches_arrive_and_are_acknowledged_only_after_the_commit() {
+fn ten_batches_arrive_and_are_acknowledged_after_the_commit() {
     let directory = tempfile::tempdir().unwrap();
-    let (pki, identity) = authority(directory.path(), Duration::ZERO);
-    let listening = Listening::start(&pki, Duration::from_millis(300));
+    let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let running = Running::start(directory.path(), &directory.path().join("pki"));
     let export = ExportSettings { batch_records_max: 100, batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(listening.address, &identity), export, 7, "a test").unwrap();
-    let mut workers = Workers { ledger: Ledger::default() };
+    let (uplink, harvests) = Uplink::start(uplink_settings(running.address(), &identity), export, 7, "a test").unwrap();
+    let mut workers = Workers::default();
     for _ in 0..10 {
         harvests.send(workers.harvest(100)).unwrap();
         assert_eq!(uplink.ledger().imbalance(), None);
     }
-    let farewell = uplink.finish();
-    assert_eq!(farewell.ledger.imbalance(), None);
-    assert_eq!((farewell.ledger.acknowledged, farewell.ledger.queued, farewell.ledger.not_sent), (3000, 0, 0));
-    assert_eq!(listening.flow_ids(), (0..1000).collect::<Vec<_>>());
-    let (name, status) = listening.registry.statuses().remove(0);
-    assert_eq!((name.as_str(), status.batches, status.records), ("plant1", 10, 1000));
+    let ledger = uplink.finish().ledger;
+    assert_eq!(ledger.imbalance(), None);
+    assert_eq!((ledger.acknowledged, ledger.queued, ledger.not_sent), (3000, 0, 0));
+    // What is acknowledged is stored, whatever happens now.
+    assert_eq!(stored(&running.config), (0..1000).collect::<Vec<_>>());
+
+    let status = || running.collector().vitals().registry.statuses().remove(0);
+    assert_eq!((status().0.as_str(), status().1.batches, status().1.records), ("plant1", 10, 1000));
     // The sensor's last account says that everything has been acknowledged.
-    let seen = || listening.registry.statuses().remove(0).1.ledger;
-    for _ in 0..100 {
-        if seen().acknowledged == 3000 {
-            break;
-        }
+    assert!(eventually(|| status().1.ledger == ledger), "{:?}", status());
+    running.stop();
+}
+
+/// Whether `fact` becomes true within some seconds.
+fn eventually(fact: impl Fn() -> bool) -> bool {
+    (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(seen(), farewell.ledger);
+        fact()
+    })
 }
 
 /// Forwards connections to `to`, and cuts each after the next of `lengths` bytes from the sensor.
 async fn unreliable(listener: TcpListener, to: SocketAddr, lengths: Vec<usize>) {
     let mut lengths = lengths.into_iter();
     while let Ok((mut sensor, _)) = listener.accept().await {
-        let mut collector = TcpStream::connect(to).await.unwrap();
+        let Ok(mut collector) = TcpStream::connect(to).await else { continue };
         match lengths.next() {
             Some(length) => {
                 let (mut from_sensor, mut to_sensor) = sensor.split();
                 let (mut from_collector, mut to_collector) = collector.split();
-                let mut limited = tokio::io::AsyncReadExt::take(&mut from_sensor, length as u64);
+                let mut limited = (&mut from_sensor).take(length as u64);
                 tokio::select! {
                     _ = tokio::io::copy(&mut limited, &mut to_collector) => {}
                     _ = tokio::io::copy(&mut from_collector, &mut to_sensor) => {}
@@ -235,25 +247,197 @@ async fn unreliable(listener: TcpListener, to: SocketAddr, lengths: Vec<usize>) 
 #[test]
 fn a_connection_that_breaks_anywhere_costs_no_record_and_doubles_none() {
     let directory = tempfile::tempdir().unwrap();
-    let (pki, identity) = authority(directory.path(), Duration::ZERO);
-    let listening = Listening::start(&pki, Duration::from_millis(50));
-    let between = listening.runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let running = Running::start(directory.path(), &directory.path().join("pki"));
+    let between = running.runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = between.local_addr().unwrap();
     // Inside the handshake, the hello, headers and bodies of batches; spread by a golden ratio so that no two are alike.
     let lengths = (1..=12_usize).map(|n| n * 700 + (n * 6_180_339) % 691).collect();
-    listening.runtime.spawn(unreliable(between, listening.address, lengths));
+    running.runtime.spawn(unreliable(between, running.address(), lengths));
 
     let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
-    let settings = UplinkSettings { flush_timeout_secs: 60, ..uplink_settings(address, &identity) };
-    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test").unwrap();
-    let mut workers = Workers { ledger: Ledger::default() };
+    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test").unwrap();
+    let mut workers = Workers::default();
     for _ in 0..200 {
         harvests.send(workers.harvest(40)).unwrap();
     }
-    let farewell = uplink.finish();
-    assert_eq!(farewell.ledger.imbalance(), None);
-    assert_eq!((farewell.ledger.acknowledged, farewell.ledger.queued), (3 * 8000, 0));
-    assert_eq!(listening.flow_ids(), (0..8000).collect::<Vec<_>>(), "each record once, in order");
-    let (_, status) = listening.registry.statuses().remove(0);
+    let ledger = uplink.finish().ledger;
+    assert_eq!(ledger.imbalance(), None);
+    assert_eq!((ledger.acknowledged, ledger.queued), (3 * 8000, 0));
+    let (_, status) = running.collector().vitals().registry.statuses().remove(0);
     assert_eq!(status.gaps, 0);
+    assert!(status.connects > 1, "some connection got as far as a session before it broke");
+    assert_eq!(stored(&running.stop()), (0..8000).collect::<Vec<_>>(), "each record once");
+}
+
+#[test]
+fn a_collector_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let mut running = Running::start(directory.path(), &directory.path().join("pki"));
+    let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
+    let settings = uplink_settings(running.address(), &identity);
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test").unwrap();
+    let mut workers = Workers::default();
+    for turn in 0..6 {
+        for _ in 0..20 {
+            harvests.send(workers.harvest(50)).unwrap();
+        }
+        // Before, during and after a commit.
+        std::thread::sleep(Duration::from_millis(300 + 270 * turn));
+        let config = running.kill();
+        std::thread::sleep(Duration::from_millis(50));
+        running = Running::start_with(config);
+    }
+    let ledger = uplink.finish().ledger;
+    assert_eq!(ledger.imbalance(), None);
+    assert_eq!((ledger.acknowledged, ledger.queued), (3 * 6000, 0));
+    assert_eq!(stored(&running.stop()), (0..6000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_queue_throws_the_newest_away_and_the_account_says_how_much() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, identity) = authority(directory.path(), Duration::ZERO);
+    let export = ExportSettings { batch_records_max: 1000, batch_age_millis: 1, queue_bytes_max: 1 << 20 };
+    let settings = UplinkSettings { flush_timeout_secs: 0, ..uplink_settings(free_address(), &identity) };
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test").unwrap();
+    let mut workers = Workers::default();
+    while uplink.ledger().not_sent == 0 {
+        harvests.send(workers.harvest(1000)).unwrap();
+        assert!(workers.ledger.flows.records < 10_000_000, "the queue has no end");
+    }
+    assert!(uplink.link().queue_bytes <= 1 << 20);
+    assert!(uplink.link().trouble.is_none_or(|said| said.contains("is `spanwatch-collector run` up")));
+    let ledger = uplink.finish().ledger;
+    assert_eq!(ledger.imbalance(), None);
+    assert_eq!(ledger.queued + ledger.not_sent, 3 * workers.ledger.flows.records);
+    assert_eq!(ledger.flows.records_queued + ledger.flows.records_not_sent, workers.ledger.flows.records);
+}
+
+/// What a sensor says on a connection that the test writes itself.
+struct Speaker {
+    stream: TlsStream<TcpStream>,
+}
+
+impl Speaker {
+    async fn connect(address: SocketAddr, identity: &Path) -> Self {
+        let mut certificates = CertificateDer::pem_file_iter(identity).unwrap().map(Result::unwrap);
+        let certificate = certificates.next().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificates.next().unwrap()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate], PrivateKeyDer::from_pem_file(identity).unwrap())
+            .unwrap();
+        config.alpn_protocols = vec![wire::ALPN.to_vec()];
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("collector").unwrap();
+        Self { stream: TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap() }
+    }
+
+    async fn say(&mut self, message: &Message) {
+        let mut frame = Vec::new();
+        wire::encode(message, &mut frame).unwrap();
+        self.say_bytes(&frame).await;
+    }
+
+    async fn say_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Message {
+        let mut head = [0; wire::HEADER_LEN];
+        self.stream.read_exact(&mut head).await.unwrap();
+        let header = wire::Header::parse(&head).unwrap();
+        let mut body = vec![0; header.body_len()];
+        self.stream.read_exact(&mut body).await.unwrap();
+        header.message(&body).unwrap()
+    }
+
+    /// The collector's last word: why it hangs up.
+    async fn rejection(&mut self) -> (RejectCode, String) {
+        match self.hear().await {
+            Message::Reject(reject) => (reject.code, reject.reason),
+            other => panic!("a rejection, not {other:?}"),
+        }
+    }
+}
+
+fn hello(sensor: &str, boot: u64) -> Message {
+    Message::Hello(Hello { version: VERSION, sensor: sensor.to_owned(), boot, next: 1, software: "a test".to_owned() })
+}
+
+#[test]
+fn nonsense_closes_its_own_connection_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (pki, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let rogue = pki.issue("rogue", now(), Existing::Keep).unwrap();
+    let running = Running::start(directory.path(), &directory.path().join("pki"));
+    let address = running.address();
+    let export = ExportSettings { batch_age_millis: 10, ..ExportSettings::default() };
+    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test").unwrap();
+    let mut workers = Workers::default();
+    harvests.send(workers.harvest(10)).unwrap();
+
+    let mut batch = Vec::new();
+    let records = vec![FlowRecord::default()];
+    let data = wire::Batch { sensor: "rogue".to_owned(), boot: 3, sequence: 1, ledger: Ledger::default(), records };
+    wire::encode(&Message::Data(data.clone()), &mut batch).unwrap();
+    let damaged = {
+        let mut bytes = batch.clone();
+        *bytes.last_mut().unwrap() ^= 0x10;
+        bytes
+    };
+    let endless = {
+        let mut bytes = batch.clone();
+        bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        bytes
+    };
+    let borrowed = {
+        let mut bytes = Vec::new();
+        wire::encode(&Message::Data(wire::Batch { sensor: "plant1".to_owned(), ..data }), &mut bytes).unwrap();
+        bytes
+    };
+    running.runtime.block_on(async {
+        let mut liar = Speaker::connect(address, &rogue).await;
+        liar.say(&hello("plant1", 9)).await;
+        let (code, reason) = liar.rejection().await;
+        assert_eq!(code, RejectCode::Name, "{reason}");
+
+        let mut stranger = Speaker::connect(address, &rogue).await;
+        stranger.say(&Message::Hello(Hello { version: 99, sensor: "rogue".to_owned(), boot: 1, ..Hello::default() })).await;
+        assert_eq!(stranger.rejection().await.0, RejectCode::Version);
+
+        for nonsense in [damaged, endless, borrowed] {
+            let mut speaker = Speaker::connect(address, &rogue).await;
+            speaker.say(&hello("rogue", 3)).await;
+            assert!(matches!(speaker.hear().await, Message::Welcome(_)));
+            speaker.say_bytes(&nonsense).await;
+            let (code, reason) = speaker.rejection().await;
+            assert_eq!(code, RejectCode::Protocol, "{reason}");
+        }
+
+        let mut first = Speaker::connect(address, &rogue).await;
+        first.say(&hello("rogue", 5)).await;
+        assert!(matches!(first.hear().await, Message::Welcome(_)));
+        let mut second = Speaker::connect(address, &rogue).await;
+        second.say(&hello("rogue", 6)).await;
+        assert!(matches!(second.hear().await, Message::Welcome(_)));
+        assert_eq!(first.rejection().await.0, RejectCode::Superseded);
+        let mut late = Speaker::connect(address, &rogue).await;
+        late.say(&hello("rogue", 5)).await;
+        assert_eq!(late.rejection().await.0, RejectCode::Superseded);
+    });
+
+    assert_eq!(uplink.link().connects, 1, "the honest sensor noticed nothing");
+    harvests.send(workers.harvest(10)).unwrap();
+    let ledger = uplink.finish().ledger;
+    assert_eq!((ledger.acknowledged, ledger.imbalance()), (60, None));
+    let malformed: u64 = running.collector().vitals().registry.statuses().iter().map(|(_, status)| status.malformed).sum();
+    assert_eq!(malformed, 3);
+    assert_eq!(stored(&running.stop()), (0..20).collect::<Vec<_>>());
 }

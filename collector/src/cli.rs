@@ -1,5 +1,6 @@
 //! What an operator types.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,8 +87,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Logs go to stderr, where journald finds them. `RUST_LOG` chooses more or less of them.
 fn log_to_stderr() {
     // What the libraries beneath the store call information is noise to an operator.
-    let quiet = "info,delta_kernel=warn,deltalake=warn,deltalake_core=warn,datafusion=warn,parquet=warn";
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,spanwatch_collector=info"));
+    let stderr = std::io::stderr;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(stderr().is_terminal());
     // A second call in one process (tests) keeps the first.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).try_init();
+    let _ = log.with_writer(stderr).try_init();
 }

@@ -203,8 +203,7 @@ impl Vitals {
         for (name, kind, help, get) in by_detector {
             page.metric(name, kind, help);
             for state in &vitals.detectors {
-                let variant = format!("{:?}", state.variant).to_ascii_lowercase();
-                page.value(name, &format!("rule=\"{}\",variant=\"{variant}\"", state.rule), get(state));
+                page.value(name, &format!("rule=\"{}\",variant=\"{}\"", state.rule, state.variant), get(state));
             }
         }
     }

@@ -67,11 +67,11 @@ pub fn write_json(record: &FlowRecord, out: &mut String) {
             out.push(',');
         }
         let key = key(element, v6);
-        if element.shown == Shown::Time {
-            if let Access::Word(get, _) = element.access {
-                let millis = get(record).cast_signed().div_euclid(1_000_000);
-                let _ = write!(out, "\"{}\":{millis},", in_millis(&key));
-            }
+        if element.shown == Shown::Time
+            && let Access::Word(get, _) = element.access
+        {
+            let millis = get(record).cast_signed().div_euclid(1_000_000);
+            let _ = write!(out, "\"{}\":{millis},", in_millis(&key));
         }
         let quote = if is_quoted(element.shown) { "\"" } else { "" };
         let _ = write!(out, "\"{key}\":{quote}");

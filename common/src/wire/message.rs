@@ -37,7 +37,7 @@ pub struct Hello {
     pub version: u32,
     /// Name of the sensor; must equal the certificate's.
     pub sensor: String,
-    /// Number of this start of the sensor; a later start has a larger one.
+    /// Number of this start of the sensor, from 1; a later start has a larger one. 0 only asks whether the sensor would be welcome.
     pub boot: u64,
     /// Sequence number of the oldest batch that the sensor still holds.
     pub next: u64,

@@ -25,7 +25,9 @@
 //!                                        ←  ack {boot, up_to}       after the commit that holds these batches is durable
 //! ```
 //! A sensor numbers its batches from 1 for each boot, without gaps. After a reconnect it goes on after `resume_after`; the
-//! collector drops whatever it has already, so that each batch counts once.
+//! collector drops whatever it has already, so that each batch counts once. The collector repeats its last acknowledgement
+//! every ten seconds as a sign of life. A hello with boot 0 only asks: it is welcomed or rejected like any other, but takes
+//! over no running sensor's place, and the conversation ends there (`doctor`).
 //!
 //! # A batch
 //! Columns of fixed-width little-endian integers, each relative to its smallest value ([`batch`]).

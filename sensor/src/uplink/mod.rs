@@ -65,8 +65,9 @@ pub enum UplinkError {
 #[derive(Debug)]
 pub struct Uplink {
     shared: Arc<Shared>,
-    harvesting: JoinHandle<()>,
-    shipping: JoinHandle<()>,
+    /// Until they are joined.
+    harvesting: Mutex<Option<JoinHandle<()>>>,
+    shipping: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How the connection is doing, for /metrics and /healthz.
@@ -146,7 +147,7 @@ impl Uplink {
             let shared = Arc::clone(&shared);
             move || runtime.block_on(ship(&settings, &tls, &shared))
         })?;
-        Ok((Self { shared, harvesting, shipping }, sender))
+        Ok((Self { shared, harvesting: Mutex::new(Some(harvesting)), shipping: Mutex::new(Some(shipping)) }, sender))
     }
 
     /// The account of the whole sensor, as of now.
@@ -162,14 +163,14 @@ impl Uplink {
 
     /// Ships what is left, waits until it is acknowledged or `flush_timeout_secs` have passed, and stops.
     ///
-    /// The workers must have handed over their last harvest before.
-    pub fn finish(self) -> Farewell {
+    /// The workers must have handed over their last harvest before. Others may still look at the ledger meanwhile; a second
+    /// call only returns it.
+    pub fn finish(&self) -> Farewell {
         self.shared.stopping.store(true, Ordering::Release);
-        // A panicked thread has said so on stderr; the account below shows what it left behind.
-        let _ = self.harvesting.join();
+        join(&self.harvesting);
         self.shared.flushing.send_replace(true);
         self.shared.wake.notify_one();
-        let _ = self.shipping.join();
+        join(&self.shipping);
         let ledger = self.shared.exporter().ledger();
         if ledger.flows.records_queued > 0 {
             let (records, packets) = (ledger.flows.records_queued, ledger.queued);
@@ -191,6 +192,14 @@ pub fn check_reach(settings: &UplinkSettings) -> Result<(String, Timestamp), Upl
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(connection::ask(settings, &tls, &name))?;
     Ok((name, ends))
+}
+
+/// Waits for a thread, once. A panicked one has said so on stderr; the account shows what it left behind.
+fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
+    let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(thread) = thread {
+        let _ = thread.join();
+    }
 }
 
 impl Shared {

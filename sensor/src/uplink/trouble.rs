@@ -91,6 +91,9 @@ impl Trouble {
         let collector = collector.to_owned();
         match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => Self::Tls { collector, source: tls.clone() },
+            None if source.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::Lost { collector, source: io::Error::other("it hung up") }
+            }
             None => Self::Lost { collector, source },
         }
     }
