@@ -35,7 +35,7 @@ fn decode(frame: &[u8]) -> Result<Message, WireError> {
 
 /// A web request over IPv4, a ping over IPv6 that nobody answered, and a layer-2 conversation.
 fn records() -> Vec<FlowRecord> {
-    let at = |nanos| Timestamp::from_nanos(1_790_000_000_000_000_000 + nanos);
+    let at = |nanos: i64| Timestamp::from_nanos(1_790_000_000_000_000_000 + nanos);
     let web = FlowRecord {
         flow_id: u64::MAX,
         state: FlowState::End,
