@@ -46,7 +46,8 @@ test: ## all tests; as root also the privileged ones (REQUIRE_PRIVILEGED=1: fail
 .PHONY: bench
 bench: ## time and instructions per packet, stage by stage
 	@deploy/packages.sh build bench
-	cargo bench --locked --workspace
+	cargo bench --locked --workspace --bench stages
+	benches/instructions.py $$(ls -t $(target)/release/deps/stages-* | grep -v '\.d$$' | head -1)
 
 .PHONY: fmt
 fmt: ## formats the Rust code

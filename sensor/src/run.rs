@@ -91,9 +91,7 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
         })
         .collect();
     serving.abort();
-    let _ = serving.await; // cancelled: its share of the vitals is free now
-    let Some(Vitals { uplink, .. }) = Arc::into_inner(vitals) else { bail!("a metrics request is still being served") };
-    let ledger = uplink.finish().ledger;
+    let ledger = vitals.uplink.finish().ledger;
     report(&ledger, stats)?;
     match failures.first() {
         Some(failure) => bail!("{failure}"),
