@@ -6,10 +6,11 @@ mod netns;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use netns::{counter, in_namespace, mirror_port, run, skip};
+use spanwatch_common::checkup::Verdict;
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::settings::{Mode, Settings};
 use spanwatch_sensor::capture::{Capture, CaptureErrorKind, Drained, InForce, Losses, Opened, Source, open};
-use spanwatch_sensor::doctor::{Verdict, checks};
+use spanwatch_sensor::doctor::checks;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

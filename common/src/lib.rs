@@ -10,8 +10,10 @@
 //! * [`text`] — records as JSON lines and CSV
 //! * [`ledger`] — the counts that must add up
 //! * [`wire`] — frames and messages between sensor and collector
+//! * [`checkup`] — what a `doctor` command found out
 //! * [`settings`] — reading a TOML file so that a mistake is shown with its line and a hint
 
+pub mod checkup;
 pub mod element;
 pub mod flow;
 pub mod ledger;

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use spanwatch_common::checkup::{self, Check};
 use spanwatch_common::settings::SettingsError;
 
 use crate::capture::file::File;
 use crate::config::{Config, DEFAULT_PATH};
-use crate::doctor::{self, Check, Verdict};
+use crate::doctor;
 use crate::replay::{Format, TextWriter, replay};
 use crate::run;
 use crate::uplink;
@@ -169,20 +170,8 @@ fn progress_bar(path: &Path, has_output_file: bool) -> ProgressBar {
 fn examine(config: &Config) -> anyhow::Result<()> {
     let mut checks = doctor::checks(&config.capture);
     checks.push(reach(config));
-    let mut worst = Verdict::Ok;
-    for check in &checks {
-        worst = worst.max(check.verdict);
-        let word = match check.verdict {
-            Verdict::Ok => "ok  ",
-            Verdict::Warn => "WARN",
-            Verdict::Fail => "FAIL",
-        };
-        println!("{word}  {:<14} {}", check.name, check.says);
-        if !check.remedy.is_empty() {
-            println!("      {:<14} → {}", "", check.remedy);
-        }
-    }
-    if worst == Verdict::Fail {
+    print!("{}", checkup::render(&checks));
+    if checkup::any_fails(&checks) {
         anyhow::bail!("something above must be mended before the sensor can run");
     }
     Ok(())
@@ -191,12 +180,10 @@ fn examine(config: &Config) -> anyhow::Result<()> {
 /// Whether the collector can be reached and takes this sensor.
 fn reach(config: &Config) -> Check {
     match uplink::check_reach(&config.uplink) {
-        Ok((name, ends)) => Check {
-            name: "collector",
-            verdict: Verdict::Ok,
-            says: format!("{} takes this sensor as {name}; its certificate ends {ends}", config.uplink.collector),
-            remedy: String::new(),
-        },
-        Err(error) => Check { name: "collector", verdict: Verdict::Fail, says: error.to_string(), remedy: String::new() },
+        Ok((name, ends)) => Check::ok(
+            "collector",
+            format!("{} takes this sensor as {name}; its certificate ends {ends}", config.uplink.collector),
+        ),
+        Err(error) => Check::fail("collector", error.to_string(), "records wait in memory until it can be reached"),
     }
 }

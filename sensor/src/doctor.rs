@@ -7,48 +7,12 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use spanwatch_common::checkup::Check;
+
 use crate::capture::af_xdp::syscall;
 use crate::capture::interface::Interface;
 use crate::capture::settings::{Mode, Settings};
 use crate::capture::{self, InForce};
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// As it should be.
-    Ok,
-    /// The sensor runs, but sees less, or slower, than it could.
-    Warn,
-    /// The sensor cannot run like this.
-    Fail,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// What: one or two words.
-    pub name: &'static str,
-    /// How it came out.
-    pub verdict: Verdict,
-    /// What was found.
-    pub says: String,
-    /// What to do; empty when there is nothing to do.
-    pub remedy: String,
-}
-
-impl Check {
-    fn ok(name: &'static str, says: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Ok, says: says.into(), remedy: String::new() }
-    }
-
-    fn warn(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Warn, says: says.into(), remedy: remedy.into() }
-    }
-
-    fn fail(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Fail, says: says.into(), remedy: remedy.into() }
-    }
-}
 
 /// Checks this machine for capturing with `settings`.
 ///
@@ -269,6 +233,8 @@ fn clock(state: io::Result<(bool, Duration)>) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use spanwatch_common::checkup::Verdict;
+
     use super::*;
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use spanwatch_common::checkup::{self, Check};
 use spanwatch_common::time::Timestamp;
 
 use crate::config::Config;
@@ -20,44 +21,6 @@ const DAYS_WARN: i64 = 45;
 /// Files that a collector has open beside its connections.
 const FILES_RESERVE: u64 = 512;
 
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing to do.
-    Ok,
-    /// It runs, but not as well or not for long.
-    Warn,
-    /// It does not run.
-    Fail,
-}
-
-/// One thing looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// What was looked at.
-    pub name: &'static str,
-    /// How it came out.
-    pub verdict: Verdict,
-    /// What is the case.
-    pub says: String,
-    /// What to do; empty when nothing.
-    pub remedy: String,
-}
-
-impl Check {
-    fn ok(name: &'static str, says: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Ok, says: says.into(), remedy: String::new() }
-    }
-
-    fn warn(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Warn, says: says.into(), remedy: remedy.into() }
-    }
-
-    fn fail(name: &'static str, says: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Fail, says: says.into(), remedy: remedy.into() }
-    }
-}
-
 /// Checks, prints, and fails if any check does.
 ///
 /// # Errors
@@ -65,19 +28,8 @@ impl Check {
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     config.rules()?;
     let checks = examine(config, clock());
-    for check in &checks {
-        let mark = match check.verdict {
-            Verdict::Ok => "ok  ",
-            Verdict::Warn => "warn",
-            Verdict::Fail => "FAIL",
-        };
-        println!("{mark}  {:<12} {}", check.name, check.says);
-        if !check.remedy.is_empty() {
-            println!("      {:<12} -> {}", "", check.remedy);
-        }
-    }
-    let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    print!("{}", checkup::render(&checks));
+    Ok(if checkup::any_fails(&checks) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Looks at everything, in the order in which a start would need it.
@@ -211,6 +163,8 @@ fn time_service() -> Check {
 
 #[cfg(test)]
 mod tests {
+    use spanwatch_common::checkup::Verdict;
+
     use super::*;
 
     #[test]
