@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowTableSettings {
-    /// Most flows at once, per receive queue; each costs 160 bytes, and a third of the places stays free. When the table is full the
-    /// least valuable flow near the newcomer's place ends early with flowEndReason 5, and is counted. 64 to 100 million.
+    /// Most flows at once, per receive queue. The table takes 160 bytes × the next power of two above 4/3 of this: 160 MiB for
+    /// 786432. When it is full, the least valuable flow near the newcomer's place ends early with flowEndReason 5, and is counted.
+    /// 64 to 100 million.
     pub flows_max: usize,
     /// Whether packets of different VLANs belong to different flows. Turn it off when the switch tags only one direction.
     pub vlan_in_key: bool,
