@@ -7,6 +7,7 @@
 mod ip;
 mod key;
 
+use bytemuck::Zeroable as _;
 use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 use spanwatch_common::flow::{LAYER2, Mac};
 use spanwatch_common::ledger;
@@ -148,43 +149,40 @@ pub fn decode(bytes: &[u8], frame_octets: u32, at: Timestamp, rules: Rules) -> R
         ethertype = tag.ether_type().0;
         rest = &rest[4..]; // as long as the tag that was just read from it
     }
-    let frame = FrameHeader {
+    let mut packet = Packet {
         at,
+        key: FlowKey::zeroed(),
+        way: Way::FromA,
+        speech: Speech::Silent,
         frame_octets,
+        ip_octets: 0,
+        flags: 0,
+        icmp_type_code: 0,
+        ttl: 0,
+        class_of_service: 0,
+        vlan_tags: tag_count as u8,
+        odd: Oddity::None,
         source_mac: ethernet.source(),
         destination_mac: ethernet.destination(),
-        vlan_tags: tag_count as u8,
+        fragment: None,
     };
-    let mut packet = match EtherType(ethertype) {
-        EtherType::IPV4 => ip::v4(rest, &frame),
-        EtherType::IPV6 => ip::v6(rest, &frame),
-        _ => None,
+    let ethernet_octets = 14 + 4 * tag_count as u32;
+    let is_ip = match EtherType(ethertype) {
+        EtherType::IPV4 => ip::v4(rest, &mut packet, ethernet_octets),
+        EtherType::IPV6 => ip::v6(rest, &mut packet, ethernet_octets),
+        _ => false,
+    };
+    if !is_ip {
+        layer2(&mut packet, ethertype, rest);
     }
-    .unwrap_or_else(|| layer2(&frame, ethertype, rest));
     if rules.vlan_in_key {
         (packet.key.vlan, packet.key.customer_vlan) = (tags[0], tags[1]);
     }
     Ok(packet)
 }
 
-/// What all layers above share.
-struct FrameHeader {
-    at: Timestamp,
-    frame_octets: u32,
-    source_mac: Mac,
-    destination_mac: Mac,
-    vlan_tags: u8,
-}
-
-impl FrameHeader {
-    /// Length of Ethernet header and tags.
-    const fn header_octets(&self) -> u32 {
-        14 + 4 * self.vlan_tags as u32
-    }
-}
-
 /// A conversation between two MAC addresses: not IP, or IP that makes no sense.
-fn layer2(frame: &FrameHeader, ethertype: u16, rest: &[u8]) -> Packet {
+fn layer2(packet: &mut Packet, ethertype: u16, rest: &[u8]) {
     let end = |mac: Mac| {
         let mut address = [0; 16];
         address[10..].copy_from_slice(&mac);
@@ -195,30 +193,13 @@ fn layer2(frame: &FrameHeader, ethertype: u16, rest: &[u8]) -> Packet {
         _ if ethertype < ETHERTYPE_MIN => (Kind::Llc, 0),
         _ => (Kind::Layer2, ethertype),
     };
-    let (mut key, way) = FlowKey::between(end(frame.source_mac), end(frame.destination_mac), kind, LAYER2);
-    key.detail = detail;
-    let odd = match ethertype {
+    (packet.key, packet.way) = FlowKey::between(end(packet.source_mac), end(packet.destination_mac), kind, LAYER2);
+    packet.key.detail = detail;
+    packet.odd = match ethertype {
         0x0800 | 0x86dd => Oddity::BadIpHeader,
         0x8100 | 0x88a8 | 0x9100 => Oddity::TooDeep,
         _ => Oddity::None,
     };
-    Packet {
-        at: frame.at,
-        key,
-        way,
-        speech: Speech::Silent,
-        frame_octets: frame.frame_octets,
-        ip_octets: 0,
-        flags: 0,
-        icmp_type_code: 0,
-        ttl: 0,
-        class_of_service: 0,
-        vlan_tags: frame.vlan_tags,
-        odd,
-        source_mac: frame.source_mac,
-        destination_mac: frame.destination_mac,
-        fragment: None,
-    }
 }
 
 #[cfg(test)]
