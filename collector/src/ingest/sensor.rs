@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::registry::{Admission, Fate, Registry, Session};
 use super::settings::IngestSettings;
-use super::{Inquiry, Outlets, stopped, tls};
+use super::{Inquiry, LaterStart, Outlets, stopped, tls};
 
 /// The slowest that a frame may arrive.
 const BYTES_PER_SEC_MIN: u64 = 16 << 10;
@@ -185,12 +185,10 @@ impl Ingest {
             None => self.inquire(name, hello.boot).await?,
         };
         let session = self.registry.welcome(name, hello.boot, durable).map_err(|newer| {
-            let reason = if newer == 0 {
-                "the collector knows too many sensors already".to_owned()
-            } else {
-                format!("a later start of {name} has been here; two sensors must not share an identity, or this one's clock was set back")
-            };
-            End::Reject(RejectCode::Superseded, reason)
+            if newer == 0 {
+                return End::Reject(RejectCode::Superseded, "the collector knows too many sensors already".to_owned());
+            }
+            outlived(name)
         })?;
         welcome.resume_after = session.resume_after;
         match write(stream, &Message::Welcome(welcome)).await {
@@ -225,7 +223,8 @@ impl Ingest {
             answer.await.ok()
         };
         match timeout(INQUIRY_LIMIT, asked).await {
-            Ok(Some(durable)) => Ok(durable),
+            Ok(Some(Ok(durable))) => Ok(durable),
+            Ok(Some(Err(LaterStart))) => Err(outlived(name)),
             _ => {
                 let reason = "the store does not answer at the moment; the collector's log says why".to_owned();
                 Err(End::Reject(RejectCode::Unavailable, reason))
@@ -357,6 +356,13 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> Res
         stream.flush().await
     };
     sent.await.map_err(|error: std::io::Error| End::Gone(error.to_string()))
+}
+
+fn outlived(name: &str) -> End {
+    let reason = format!(
+        "a later start of {name} has been here: let no other sensor use its identity, set its clock if that is slow, and restart it"
+    );
+    End::Reject(RejectCode::Superseded, reason)
 }
 
 fn superseded() -> End {
