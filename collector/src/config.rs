@@ -107,7 +107,11 @@ impl Config {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, SettingsError> {
+/// The content of a settings or rule file.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read_text(path: &Path) -> Result<String, SettingsError> {
     fs::read_to_string(path).map_err(|error| SettingsError {
         path: path.to_owned(),
         place: None,
