@@ -58,6 +58,8 @@ pub struct AlertFile {
     file: File,
     len: u64,
     bytes_max: u64,
+    /// A line may have been written in part, as a full disk does.
+    torn: bool,
 }
 
 impl AlertFile {
@@ -67,19 +69,27 @@ impl AlertFile {
     /// What the system says about the path.
     pub fn open(settings: &Settings) -> io::Result<Self> {
         let (file, len) = open_for_appending(&settings.file)?;
-        Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max })
+        Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max, torn: false })
     }
 }
 
 impl AlertSink for AlertFile {
     fn put(&mut self, alert: &Alert) -> io::Result<()> {
-        let mut line = serde_json::to_vec(alert)?;
+        // Readers pass over half a line, but not over the whole one that would continue it.
+        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, alert)?;
         line.push(b'\n');
         if self.len > 0 && self.len + line.len() as u64 > self.bytes_max {
-            fs::rename(&self.path, rotated(&self.path))?;
+            match fs::rename(&self.path, rotated(&self.path)) {
+                // Renamed by an attempt that could not make the new file, or removed by somebody.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
             (self.file, self.len) = open_for_appending(&self.path)?;
         }
+        self.torn = true;
         self.file.write_all(&line)?;
+        self.torn = false;
         self.len += line.len() as u64;
         Ok(())
     }
