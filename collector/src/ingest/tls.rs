@@ -59,6 +59,15 @@ pub fn server_config(pki: &Pki) -> Result<Arc<ServerConfig>, TlsError> {
     let certificate = CertificateDer::from_pem_file(pki.collector_path()).map_err(file(pki.collector_path()))?;
     let key = PrivateKeyDer::from_pem_file(pki.collector_key_path()).map_err(file(pki.collector_key_path()))?;
 
+    // Sensors would find out, each at every attempt; the authority's name has the moment at which it was made.
+    let names = |der: &CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unfit(error.to_string()))?;
+        Ok::<_, TlsError>((certificate.issuer().as_raw().to_vec(), certificate.subject().as_raw().to_vec()))
+    };
+    if names(&certificate)?.0 != names(&authority)?.1 {
+        return Err(unfit("the collector's is from another authority".to_owned()));
+    }
+
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(authority).map_err(|error| unfit(error.to_string()))?;
