@@ -35,7 +35,11 @@ pub enum StoreError {
         column: String,
     },
     /// The disk is full.
-    #[error("the disk under {} is full; free some space there, or lower `store.retention_days` or `store.retention_bytes_max`", .0.display())]
+    #[error(
+        "the disk under {} is full; free some space there, and lower `store.retention_days` or `store.retention_bytes_max`, which acts \
+         only after a restart and `store.reader_grace_secs`",
+        .0.display()
+    )]
     Full(PathBuf),
     /// Anything else that the table says.
     #[error("cannot {what} the flow records in {}: {message}", .path.display())]
