@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,16 @@ impl AlertFile {
         let (file, len) = open_for_appending(&settings.file)?;
         Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max, torn: false })
     }
+
+    /// Whether the path still names the open file: somebody may have removed or renamed it.
+    fn is_current(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(theirs) => Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl AlertSink for AlertFile {
@@ -79,12 +90,11 @@ impl AlertSink for AlertFile {
         let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
         serde_json::to_writer(&mut line, alert)?;
         line.push(b'\n');
+        if !self.is_current()? {
+            (self.file, self.len) = open_for_appending(&self.path)?;
+        }
         if self.len > 0 && self.len + line.len() as u64 > self.bytes_max {
-            match fs::rename(&self.path, rotated(&self.path)) {
-                // Renamed by an attempt that could not make the new file, or removed by somebody.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                renamed => renamed?,
-            }
+            fs::rename(&self.path, rotated(&self.path))?;
             (self.file, self.len) = open_for_appending(&self.path)?;
         }
         self.torn = true;
