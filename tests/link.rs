@@ -296,6 +296,25 @@ fn a_collector_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn an_earlier_start_is_turned_away_also_by_a_collector_that_was_restarted_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let running = Running::start(directory.path(), &directory.path().join("pki"));
+    let settings = uplink_settings(running.address(), &identity);
+    let (uplink, harvests) = Uplink::start(settings, ExportSettings::default(), 7, "a test").unwrap();
+    harvests.send(Workers::default().harvest(10)).unwrap();
+    assert_eq!(uplink.finish().ledger.acknowledged, 30);
+    let running = Running::start_with(running.stop());
+    running.runtime.block_on(async {
+        let mut past = Speaker::connect(running.address(), &identity).await;
+        past.say(&hello("plant1", 5)).await;
+        let (code, reason) = past.rejection().await;
+        assert_eq!(code, RejectCode::Superseded, "{reason}");
+    });
+    running.stop();
+}
+
+#[test]
 fn a_full_queue_throws_the_newest_away_and_the_account_says_how_much() {
     let directory = tempfile::tempdir().unwrap();
     let (_, identity) = authority(directory.path(), Duration::ZERO);

@@ -40,10 +40,17 @@ enum Command {
     /// Check everything that a running collector needs, and say what to do about it.
     Doctor,
     /// Ask the stored records with SQL; also beside a running collector.
+    ///
+    /// The table `flows` shows addresses as text; `flows_raw` is as stored. "DESCRIBE flows" lists the columns, whose names are
+    /// those of IPFIX. For example the ten largest conversations:
+    ///
+    /// "SELECT sourceIPAddress, destinationIPAddress, sum(octetDeltaCount) AS octets FROM flows GROUP BY 1, 2 ORDER BY octets DESC LIMIT 10"
     Query(QueryArgs),
-    /// Show alerts.
+    /// Show alerts: the newest state of each, oldest first.
     Alerts(AlertsArgs),
-    /// Run recorded flows through the detectors.
+    /// Run recorded flows through the detectors and print the alerts.
+    ///
+    /// Reads what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
     Detect(DetectArgs),
     /// Make certificates: for this collector, and an identity for each sensor.
     Pki(PkiArgs),
@@ -55,7 +62,7 @@ pub fn run(command_line: CommandLine) -> ExitCode {
     match dispatch(command_line) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("spanwatch-collector: {error:#}");
+            eprintln!("spanwatch-collector: {}", sentence(&error));
             let is_settings = error.downcast_ref::<SettingsError>().is_some();
             if is_settings { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
@@ -80,14 +87,28 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The error and what caused it. Some errors quote their cause; nobody needs to read it twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            sentence.push_str(": ");
+            sentence.push_str(&cause);
+        }
+    }
+    sentence
+}
+
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 /// Logs go to stderr, where journald finds them. `RUST_LOG` chooses more or less of them.
 fn log_to_stderr() {
-    // What the libraries beneath the store call information is noise to an operator.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,spanwatch_collector=info"));
+    // What the libraries beneath the store call information is noise to an operator; the table format's logs as errors what it
+    // also returns, and that is told in a sentence of our own.
+    let quiet = "warn,buoyant_kernel=off,spanwatch_collector=info";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
     let stderr = std::io::stderr;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(stderr().is_terminal());
     // A second call in one process (tests) keeps the first.

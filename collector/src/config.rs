@@ -48,6 +48,19 @@ impl Default for PkiSettings {
     }
 }
 
+impl PkiSettings {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence that says what it may be.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.directory.as_os_str().is_empty() {
+            return Err(("directory", "must name a directory, such as /var/lib/spanwatch/pki".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 /// Section `[detect]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -82,6 +95,7 @@ impl Config {
         let config: Self = settings::parse(path, text)?;
         let sections = [
             ("ingest", config.ingest.check()),
+            ("pki", config.pki.check()),
             ("store", config.store.check()),
             ("alerts", config.alerts.check()),
             ("metrics", config.metrics.check()),
@@ -107,7 +121,11 @@ impl Config {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, SettingsError> {
+/// The content of a settings or rule file.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read_text(path: &Path) -> Result<String, SettingsError> {
     fs::read_to_string(path).map_err(|error| SettingsError {
         path: path.to_owned(),
         place: None,

@@ -59,6 +59,9 @@ pub enum PkiError {
         /// What overwriting it would break.
         consequence: &'static str,
     },
+    /// A name that the authority's own files have.
+    #[error("{0:?} is the name of the collector's own files; choose another for the sensor")]
+    Reserved(String),
     /// Not a name for a sensor.
     #[error(
         "a sensor's name has 1 to {NAME_LEN_MAX} characters of a-z, 0-9, '.', '_' and '-' and begins with a letter or digit; {0:?} does not"
@@ -177,7 +180,7 @@ impl Pki {
         check_name(name)?;
         let path = self.directory.join(format!("{name}.pem"));
         if ["ca", "collector"].contains(&name) {
-            return Err(PkiError::Exists { path, consequence: "that file is the collector's own, choose another name" });
+            return Err(PkiError::Reserved(name.to_owned()));
         }
         if existing == Existing::Keep && path.exists() {
             return Err(PkiError::Exists { path, consequence: "this name has an identity, which would still be valid" });

@@ -216,6 +216,7 @@ async fn a_batch_that_comes_again_counts_once_also_after_a_restart() {
     let mut store = Store::open(settings.clone()).await.unwrap();
     assert_eq!(store.resume_after("a", 1).await.unwrap(), 4);
     assert_eq!(store.resume_after("a", 2).await.unwrap(), 0, "a new start begins anew");
+    assert_eq!((store.newest_boot("a").await.unwrap(), store.newest_boot("c").await.unwrap()), (1, 0));
     assert_eq!(store.resume_after("b", u64::MAX).await.unwrap(), 1);
     assert_eq!(store.push(batch("a", 1, 4, vec![tcp(TEN)])).await.unwrap(), Pushed::Repeat);
     assert_eq!(store.push(batch("a", 2, 1, vec![tcp(TEN)])).await.unwrap(), Pushed::New);

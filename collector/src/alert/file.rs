@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub struct AlertFile {
     file: File,
     len: u64,
     bytes_max: u64,
+    /// A line may have been written in part, as a full disk does.
+    torn: bool,
 }
 
 impl AlertFile {
@@ -67,19 +70,36 @@ impl AlertFile {
     /// What the system says about the path.
     pub fn open(settings: &Settings) -> io::Result<Self> {
         let (file, len) = open_for_appending(&settings.file)?;
-        Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max })
+        Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max, torn: false })
+    }
+
+    /// Whether the path still names the open file: somebody may have removed or renamed it.
+    fn is_current(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(theirs) => Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl AlertSink for AlertFile {
     fn put(&mut self, alert: &Alert) -> io::Result<()> {
-        let mut line = serde_json::to_vec(alert)?;
+        // Readers pass over half a line, but not over the whole one that would continue it.
+        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, alert)?;
         line.push(b'\n');
+        if !self.is_current()? {
+            (self.file, self.len) = open_for_appending(&self.path)?;
+        }
         if self.len > 0 && self.len + line.len() as u64 > self.bytes_max {
             fs::rename(&self.path, rotated(&self.path))?;
             (self.file, self.len) = open_for_appending(&self.path)?;
         }
+        self.torn = true;
         self.file.write_all(&line)?;
+        self.torn = false;
         self.len += line.len() as u64;
         Ok(())
     }

@@ -131,6 +131,10 @@ fn the_file_is_rotated_and_reading_bridges_the_rotation() {
     assert_eq!(std::fs::metadata(&settings.file).unwrap().len(), 2 * length);
     let read = read(&settings.file).unwrap();
     assert_eq!((read.alerts.len() as u64, read.unreadable), (lines, 0));
+
+    std::fs::remove_file(&settings.file).unwrap();
+    file.put(&alerts[0]).unwrap();
+    assert_eq!(std::fs::metadata(&settings.file).unwrap().len(), length, "a file that somebody removed is made anew");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::alert::{Alert, AlertState};
 /// How often `--follow` looks for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Show alerts: the newest state of each, oldest first.
+/// What `alerts` is told.
 #[derive(Clone, Debug, Args)]
 pub struct AlertsArgs {
     /// Keep going, and print every event as it comes.
@@ -54,6 +54,9 @@ fn print(args: &AlertsArgs, path: &Path, out: &mut impl Write) -> anyhow::Result
     // The tail begins where the file ends before it is read: what is appended meanwhile may show twice, never not at all.
     let tail = if args.follow { Some(Tail::at_end(path)?) } else { None };
     let told = file::read(path).with_context(|| format!("read the alert file {}", path.display()))?;
+    if !path.exists() {
+        eprintln!("there is no alert file {} yet; is `alerts.file` right, and has a collector run with it?", path.display());
+    }
     let shown = |alert: &Alert| !args.open || alert.state != AlertState::Closed;
     let alerts: Vec<Alert> = told.alerts.into_iter().filter(shown).collect();
     match args.format {

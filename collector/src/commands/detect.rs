@@ -12,6 +12,7 @@ use spanwatch_common::text;
 use super::alerts::table;
 use crate::alert::file::next_line;
 use crate::alert::{Alert, AlertBook};
+use crate::config::read_text;
 use crate::detect::{Detection, Finding, Mode, RuleFile};
 
 /// What records from a file are said to be seen by.
@@ -21,9 +22,7 @@ const ALERTS_MAX: usize = 1_000_000;
 /// Findings are merged after this many records.
 const TURN: u64 = 4_096;
 
-/// Run recorded flows through the detectors and print the alerts.
-///
-/// Reads what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
+/// What `detect` is told.
 #[derive(Clone, Debug, Args)]
 pub struct DetectArgs {
     /// Records as JSON lines; - for standard input.
@@ -72,8 +71,7 @@ pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
 /// The file cannot be read, or is wrong at a place that the error names.
 pub fn rules(path: Option<&Path>) -> anyhow::Result<RuleFile> {
     let Some(path) = path else { return Ok(RuleFile::default()) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("read the rule file {}", path.display()))?;
-    Ok(RuleFile::parse(path, &text)?)
+    Ok(RuleFile::parse(path, &read_text(path)?)?)
 }
 
 fn detect(rules: &RuleFile, name: &str, input: &mut impl BufRead) -> anyhow::Result<Vec<Alert>> {
@@ -86,7 +84,9 @@ fn detect(rules: &RuleFile, name: &str, input: &mut impl BufRead) -> anyhow::Res
     let mut number = 0;
     while next_line(input, &mut line).with_context(|| format!("read {name}"))? {
         number += 1;
-        let text = std::str::from_utf8(&line).map(str::trim).with_context(|| format!("{name}:{number}: not UTF-8 text"))?;
+        let Ok(text) = std::str::from_utf8(&line).map(str::trim) else {
+            bail!("{name}:{number}: not text; make records of a capture with `spanwatch-sensor replay`");
+        };
         if text.is_empty() {
             continue;
         }

@@ -7,13 +7,10 @@ use clap::{Args, ValueEnum};
 use crate::config::Config;
 use crate::store::{self, Format, StoreError};
 
-/// Ask the stored records with SQL.
-///
-/// The table `flows` shows addresses as text; `flows_raw` is as stored. For example the ten largest conversations:
-/// SELECT sourceAddress, destinationAddress, sum(octetDeltaCount) AS octets FROM flows GROUP BY 1, 2 ORDER BY octets DESC LIMIT 10
+/// What `query` is told.
 #[derive(Clone, Debug, Args)]
 pub struct QueryArgs {
-    /// The query.
+    /// The query, in quotes.
     pub sql: String,
     /// How to print.
     #[arg(long, value_enum, default_value_t = QueryFormat::Table)]

@@ -39,8 +39,12 @@ pub struct Inquiry {
     /// Which start of it.
     pub boot: u64,
     /// Sequence number of the last durable batch, 0 for none; nothing when the store cannot tell.
-    pub reply: oneshot::Sender<u64>,
+    pub reply: oneshot::Sender<Result<u64, LaterStart>>,
 }
+
+/// A later start of the sensor has been here, so the store would drop what this one sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaterStart;
 
 /// The three ways out of ingest.
 #[derive(Clone, Debug)]

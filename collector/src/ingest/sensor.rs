@@ -4,9 +4,10 @@
 //! a stranger can make us do before the certificates are checked is one handshake of bounded duration; what a sensor can make
 //! us keep is bounded by [`super::outlets`]. A connection that sends nonsense is closed; no other notices.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -21,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::registry::{Admission, Fate, Registry, Session};
 use super::settings::IngestSettings;
-use super::{Inquiry, Outlets, stopped, tls};
+use super::{Inquiry, LaterStart, Outlets, stopped, tls};
 
 /// The slowest that a frame may arrive.
 const BYTES_PER_SEC_MIN: u64 = 16 << 10;
@@ -31,6 +32,8 @@ const ACK_INTERVAL: Duration = Duration::from_secs(10);
 const INQUIRY_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last words of a connection may take.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+/// Addresses of which the last refusal is remembered; beyond that, all are forgotten.
+const REFUSALS_MAX: usize = 1024;
 /// The number of a boot that only asks whether it would be welcome (`spanwatch-sensor doctor`).
 const ONLY_ASKING: u64 = 0;
 
@@ -55,6 +58,8 @@ struct Ingest {
     registry: Arc<Registry>,
     outlets: Outlets,
     door: Arc<Door>,
+    /// What was last refused to each address, so that a log says it once and not at every attempt.
+    refusals: Mutex<HashMap<IpAddr, String>>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -95,6 +100,7 @@ pub async fn serve(
         registry,
         outlets,
         door,
+        refusals: Mutex::default(),
         stopping: stopping.clone(),
     });
     let mut conversations = JoinSet::new();
@@ -134,7 +140,7 @@ impl Ingest {
         let limit = Duration::from_secs(self.settings.handshake_timeout_secs);
         let stranger = |why: String| {
             self.door.strangers.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("connection from {peer} refused: {why}");
+            self.refused(peer, format!("connection from {} refused: {why}", peer.ip()));
         };
         let _ = stream.set_nodelay(true); // acknowledgements are small; late ones are no error
         let mut stream = match timeout(limit, self.acceptor.0.accept(stream)).await {
@@ -148,6 +154,7 @@ impl Ingest {
         let end = match self.welcome(&mut stream, &name).await {
             Ok(Some(session)) => {
                 tracing::info!("sensor {name} connected from {peer}; batches up to {} are here", session.resume_after);
+                self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer.ip());
                 let end = self.converse(&mut stream, &session).await;
                 self.registry.leave(&session);
                 end
@@ -160,11 +167,25 @@ impl Ingest {
             End::Gone(why) => tracing::info!("sensor {name} at {peer} disconnected: {why}"),
             End::Reject(code, reason) => {
                 self.door.rejected.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!("sensor {name} at {peer} turned away: {reason}");
+                self.refused(peer, format!("sensor {name} at {} turned away: {reason}", peer.ip()));
                 let _ = timeout(LAST_WORDS_LIMIT, write(&mut stream, &Message::Reject(Reject { code, reason }))).await;
             }
         }
         let _ = timeout(LAST_WORDS_LIMIT, stream.shutdown()).await; // it may be gone already
+    }
+
+    /// Logs a refusal when it is news; whoever is refused tries again every few seconds. The counters count each.
+    fn refused(&self, peer: SocketAddr, sentence: String) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.get(&peer.ip()) == Some(&sentence) {
+            tracing::debug!("{sentence}");
+            return;
+        }
+        tracing::warn!("{sentence}; not said again while it stays so");
+        if refusals.len() >= REFUSALS_MAX {
+            refusals.clear();
+        }
+        refusals.insert(peer.ip(), sentence);
     }
 
     /// Hears the hello and answers it. No session when the sensor only asked.
@@ -185,12 +206,10 @@ impl Ingest {
             None => self.inquire(name, hello.boot).await?,
         };
         let session = self.registry.welcome(name, hello.boot, durable).map_err(|newer| {
-            let reason = if newer == 0 {
-                "the collector knows too many sensors already".to_owned()
-            } else {
-                format!("a later start of {name} has been here; two sensors must not share an identity, or this one's clock was set back")
-            };
-            End::Reject(RejectCode::Superseded, reason)
+            if newer == 0 {
+                return End::Reject(RejectCode::Superseded, "the collector knows too many sensors already".to_owned());
+            }
+            outlived(name)
         })?;
         welcome.resume_after = session.resume_after;
         match write(stream, &Message::Welcome(welcome)).await {
@@ -225,7 +244,8 @@ impl Ingest {
             answer.await.ok()
         };
         match timeout(INQUIRY_LIMIT, asked).await {
-            Ok(Some(durable)) => Ok(durable),
+            Ok(Some(Ok(durable))) => Ok(durable),
+            Ok(Some(Err(LaterStart))) => Err(outlived(name)),
             _ => {
                 let reason = "the store does not answer at the moment; the collector's log says why".to_owned();
                 Err(End::Reject(RejectCode::Unavailable, reason))
@@ -357,6 +377,13 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> Res
         stream.flush().await
     };
     sent.await.map_err(|error: std::io::Error| End::Gone(error.to_string()))
+}
+
+fn outlived(name: &str) -> End {
+    let reason = format!(
+        "a later start of {name} has been here: let no other sensor use its identity, set its clock if that is slow, and restart it"
+    );
+    End::Reject(RejectCode::Superseded, reason)
 }
 
 fn superseded() -> End {

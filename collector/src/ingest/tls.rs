@@ -16,7 +16,11 @@ use crate::pki::{self, Pki};
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("read {}: {what}; `spanwatch-collector pki init` makes it, and it must be readable for the user that runs the collector", path.display())]
+    #[error(
+        "read {}: {what}; `spanwatch-collector pki init --dir {}` makes it, and it must be readable for the user that runs the collector",
+        path.display(),
+        path.parent().unwrap_or(path).display()
+    )]
     File {
         /// The file.
         path: PathBuf,
@@ -24,7 +28,7 @@ pub enum TlsError {
         what: String,
     },
     /// The files do not fit each other.
-    #[error("the certificates in {} do not fit together: {what}; make them anew with `spanwatch-collector pki init --force`", directory.display())]
+    #[error("the certificates in {} do not fit together: {what}; `spanwatch-collector pki init --renew` makes the collector's own anew", directory.display())]
     Unfit {
         /// Where they are.
         directory: PathBuf,
@@ -42,6 +46,7 @@ pub fn server_config(pki: &Pki) -> Result<Arc<ServerConfig>, TlsError> {
         move |error: rustls::pki_types::pem::Error| {
             let what = match error {
                 rustls::pki_types::pem::Error::Io(error) => error.to_string(),
+                rustls::pki_types::pem::Error::NoItemsFound => "what belongs there is not in it".to_owned(),
                 other => other.to_string(),
             };
             TlsError::File { path, what }
@@ -53,6 +58,15 @@ pub fn server_config(pki: &Pki) -> Result<Arc<ServerConfig>, TlsError> {
     let authority = CertificateDer::from_pem_file(pki.authority_path()).map_err(file(pki.authority_path()))?;
     let certificate = CertificateDer::from_pem_file(pki.collector_path()).map_err(file(pki.collector_path()))?;
     let key = PrivateKeyDer::from_pem_file(pki.collector_key_path()).map_err(file(pki.collector_key_path()))?;
+
+    // Sensors would find out, each at every attempt; the authority's name has the moment at which it was made.
+    let names = |der: &CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unfit(error.to_string()))?;
+        Ok::<_, TlsError>((certificate.issuer().as_raw().to_vec(), certificate.subject().as_raw().to_vec()))
+    };
+    if names(&certificate)?.0 != names(&authority)?.1 {
+        return Err(unfit("the collector's is from another authority".to_owned()));
+    }
 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::ingest::{Arrival, Inquiry, stopped};
+use crate::ingest::{Arrival, Inquiry, LaterStart, stopped};
 use crate::metrics::Vitals;
 use crate::store::{Pushed, Store, StoreError};
 
@@ -83,10 +83,17 @@ impl Keeper {
     }
 
     async fn answer(&mut self, inquiry: Inquiry) {
-        match self.store.resume_after(&inquiry.sensor, inquiry.boot).await {
-            Ok(durable) => drop(inquiry.reply.send(durable)), // the sensor may have gone meanwhile
+        match self.resume_after(&inquiry.sensor, inquiry.boot).await {
+            Ok(answer) => drop(inquiry.reply.send(answer)), // the sensor may have gone meanwhile
             Err(error) => self.failed(&error),
         }
+    }
+
+    async fn resume_after(&mut self, sensor: &str, boot: u64) -> Result<Result<u64, LaterStart>, StoreError> {
+        if boot < self.store.newest_boot(sensor).await? {
+            return Ok(Err(LaterStart));
+        }
+        self.store.resume_after(sensor, boot).await.map(Ok)
     }
 
     async fn tick(&mut self) {

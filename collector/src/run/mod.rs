@@ -33,6 +33,8 @@ use self::watch_records::Watch;
 
 /// How long conversations with sensors may take to end.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is asked whether every part is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The first upkeep waits so long, so that a restart in a loop does not merge files in a loop.
 const UPKEEP_DELAY: Duration = Duration::from_secs(20);
 
@@ -54,17 +56,20 @@ pub struct Collector {
 /// Runs until SIGINT or SIGTERM, then stops in order.
 ///
 /// # Errors
-/// Something that the collector cannot start without: a port, a certificate, the store, the alert file.
+/// Something that the collector cannot start without: a port, a certificate, the store, the alert file. Or a part of it panicked:
+/// sensors would otherwise wait for a collector that only seems to run.
 pub async fn run(config: Config, rules: RuleFile) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let collector = Collector::start(config, &rules).await?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let whole = tokio::select! {
+        _ = interrupt.recv() => true,
+        _ = terminate.recv() => true,
+        () = collector.broken() => false,
+    };
     tracing::info!("stopping: committing what has arrived");
     collector.stop().await;
+    anyhow::ensure!(whole, "a part of the collector ended by itself; please report what it said before");
     Ok(())
 }
 
@@ -126,6 +131,13 @@ impl Collector {
     /// The collector's numbers.
     pub fn vitals(&self) -> &Vitals {
         &self.vitals
+    }
+
+    /// Waits until a part has ended that should not before [`stop`](Self::stop).
+    async fn broken(&self) {
+        while ![&self.ingest, &self.keep, &self.watch].into_iter().any(JoinHandle::is_finished) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// Stops accepting, commits what has arrived, acknowledges it, and ends.

@@ -37,8 +37,12 @@ pub(super) struct Watch {
 impl Watch {
     /// Opens the alert file and takes over the alerts that are open in it.
     pub(super) fn new(rules: &RuleFile, settings: &Settings) -> anyhow::Result<Self> {
-        let trouble =
-            || format!("alert file {}; is `alerts.file` right, and may this user write there?", settings.file.display());
+        let trouble = || {
+            format!(
+                "cannot use the alert file {} (is `alerts.file` right, and may this user write there?)",
+                settings.file.display()
+            )
+        };
         if let Some(directory) = settings.file.parent() {
             fs::create_dir_all(directory).with_context(trouble)?;
         }

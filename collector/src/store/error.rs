@@ -35,7 +35,11 @@ pub enum StoreError {
         column: String,
     },
     /// The disk is full.
-    #[error("the disk under {} is full; free some space there, or lower `store.retention_days` or `store.retention_bytes_max`", .0.display())]
+    #[error(
+        "the disk under {} is full; free some space there, and lower `store.retention_days` or `store.retention_bytes_max`, which acts \
+         only after a restart and `store.reader_grace_secs`",
+        .0.display()
+    )]
     Full(PathBuf),
     /// Anything else that the table says.
     #[error("cannot {what} the flow records in {}: {message}", .path.display())]
@@ -77,7 +81,7 @@ impl From<DataFusionError> for StoreError {
             DataFusionError::ResourcesExhausted(_) => {
                 format!("the query needs more than `store.query_memory_bytes_max` or `store.query_spill_bytes_max`: {text}")
             }
-            _ => text,
+            _ => plain(&text),
         })
     }
 }
@@ -85,6 +89,28 @@ impl From<DataFusionError> for StoreError {
 impl From<DeltaTableError> for StoreError {
     fn from(error: DeltaTableError) -> Self {
         Self::Query(one_line(&error.to_string()))
+    }
+}
+
+/// A longer list of columns hides the sentence before it.
+const FIELDS_LEN_MAX: usize = 300;
+
+/// The engine's sentence about a query for somebody who does not know the engine.
+fn plain(text: &str) -> String {
+    let kinds = ["Error during planning: ", "Schema error: ", "This feature is not implemented: "];
+    let text = kinds.into_iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(text).replace("datafusion.public.", "");
+    if ["DDL not supported", "DML not supported", "Statement not supported"].iter().any(|refusal| text.starts_with(refusal)) {
+        return format!("a query can only read: {text}");
+    }
+    if text.starts_with("table ") && text.ends_with(" not found") {
+        return format!("{text}; there are `flows` and `flows_raw`");
+    }
+    if let Some(what) = text.strip_prefix("SQL error: ParserError(\"").and_then(|rest| rest.strip_suffix("\")")) {
+        return format!("not SQL: {what}");
+    }
+    match text.split_once(" Valid fields are ") {
+        Some((what, fields)) if fields.len() > FIELDS_LEN_MAX => format!("{what} `DESCRIBE flows` lists the columns."),
+        _ => text,
     }
 }
 
@@ -103,4 +129,25 @@ fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_translated() {
+        assert_eq!(plain("SQL error: ParserError(\"Expected: x, found: SELEC\")"), "not SQL: Expected: x, found: SELEC");
+        assert_eq!(
+            plain("Error during planning: DDL not supported: DropTable"),
+            "a query can only read: DDL not supported: DropTable"
+        );
+        assert_eq!(
+            plain("Error during planning: table 'datafusion.public.flow' not found"),
+            "table 'flow' not found; there are `flows` and `flows_raw`"
+        );
+        let columns = "flows.x, ".repeat(50);
+        let missing = format!("Schema error: No field named y. Valid fields are {columns}.");
+        assert_eq!(plain(&missing), "No field named y. `DESCRIBE flows` lists the columns.");
+    }
 }

@@ -159,6 +159,14 @@ impl Store {
         })
     }
 
+    /// The newest start of `sensor` of which a batch was taken, 0 for none: batches of earlier starts are dropped.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn newest_boot<'a>(&'a mut self, sensor: &'a str) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move { Ok(self.progress(sensor).await?.boot) })
+    }
+
     /// Takes a batch into memory, unless it is there already or there is no room.
     ///
     /// # Errors

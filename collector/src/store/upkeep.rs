@@ -2,7 +2,7 @@
 //!
 //! Upkeep is a second writer of the table, beside the [`Store`](super::Store): the log lets only one of two commits have a
 //! number, and the other one looks again. Run one at a time. It drops and merges in the log first; files stay until no query
-//! that began before can still be reading them.
+//! that began before can still be reading them. Each round begins with removing those: on a full disk that alone succeeds.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -69,7 +69,7 @@ pub fn upkeep(settings: &StoreSettings, now: Timestamp) -> BoxFuture<'_, Result<
 
 async fn one_round(settings: &StoreSettings, now: Timestamp) -> Result<Upkeep, StoreError> {
     let mut table = Table::open(&settings.directory).await?;
-    let mut done = Upkeep::default();
+    let mut done = Upkeep { removed_files: sweep(&table, settings, now).await?, ..Upkeep::default() };
     drop_old(&mut table, settings, now, &mut done).await?;
     for group in to_merge(live_files(&table), settings, now) {
         merge(&mut table, settings, now, &group).await?;
@@ -78,7 +78,6 @@ async fn one_round(settings: &StoreSettings, now: Timestamp) -> Result<Upkeep, S
     }
     done.checkpoint = checkpoint(&table).await?;
     done.removed_log_entries = trim_log(&table, settings, now).await?;
-    done.removed_files = sweep(&table, settings, now).await?;
     let files = live_files(&table);
     done.files = files.len();
     done.bytes = files.iter().map(|file| file.size).sum();
