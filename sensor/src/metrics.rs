@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -11,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use spanwatch_common::ledger::Ledger;
+use tokio::net::TcpListener;
 
 use crate::uplink::{Link, Uplink};
 
@@ -61,12 +63,24 @@ pub struct CaptureInfo {
     pub queues: usize,
 }
 
-/// Serves until the future is dropped.
+/// Takes the address; `None` when it is empty.
 ///
 /// # Errors
 /// The address is taken or not of this machine.
-pub async fn serve(listen: &str, vitals: Arc<Vitals>) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+pub async fn listen(address: &str) -> anyhow::Result<Option<TcpListener>> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let advice = || format!("listen on {address} for metrics; is another sensor running here? Otherwise change metrics.listen");
+    TcpListener::bind(address).await.map(Some).with_context(advice)
+}
+
+/// Serves until the task is aborted; without a listener it does nothing until then.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(listener: Option<TcpListener>, vitals: Arc<Vitals>) -> std::io::Result<()> {
+    let Some(listener) = listener else { return std::future::pending().await };
     let router = Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals);
     axum::serve(listener, router).await
 }

@@ -41,6 +41,8 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     for source in &sources {
         tracing::info!("{}", source.describe());
     }
+    // Before the collector hears of this start: a second sensor on the same machine ends here, and disturbs nothing.
+    let metrics_listener = metrics::listen(&config.metrics.listen).await?;
     let boot = Clock::new().tick().at.as_nanos().cast_unsigned();
     let described = format!("{} on {}", info.mode, info.interface);
     let (uplink, harvests) = Uplink::start(config.uplink.clone(), config.export.clone(), boot, described)?;
@@ -66,19 +68,12 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     }
     drop((ended, harvests));
 
-    let listen = config.metrics.listen.clone();
-    let mut serving = tokio::spawn({
-        let vitals = Arc::clone(&vitals);
-        async move { if listen.is_empty() { std::future::pending().await } else { metrics::serve(&listen, vitals).await } }
-    });
+    let mut serving = tokio::spawn(metrics::serve(metrics_listener, Arc::clone(&vitals)));
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("interrupted; flushing"),
         _ = terminate.recv() => tracing::info!("asked to stop; flushing"),
         _ = first_end.recv() => tracing::error!("a capture thread has ended; stopping"),
-        result = &mut serving => match result {
-            Ok(Err(error)) => tracing::error!("serve metrics on {}: {error}; is another sensor running?", config.metrics.listen),
-            _ => tracing::error!("the metrics server has ended; stopping"),
-        },
+        _ = &mut serving => tracing::error!("the metrics server has ended; stopping"),
     }
     let metrics_failed = serving.is_finished();
     stop.store(true, Ordering::Relaxed);
