@@ -56,13 +56,14 @@ pub(super) fn v4(bytes: &[u8], frame: &FrameHeader) -> Option<Packet> {
         fragment: is_fragment.then(|| Fragment { id: u32::from(header.identification()), first: offset == 0 }),
         odd,
     };
-    Some(transport(&bytes[header_len..], ip, frame))
+    // What follows the total length is padding, or whatever lay in the sender's buffer. The slice above holds `header_len` bytes.
+    let end = if odd == Oddity::NoIpLength { bytes.len() } else { bytes.len().min(ip_octets as usize) };
+    Some(transport(&bytes[header_len..end], ip, frame))
 }
 
 /// An IPv6 packet with its extension headers; `None` when the fixed header is cut short or of another version (RFC 8200 §3).
 pub(super) fn v6(bytes: &[u8], frame: &FrameHeader) -> Option<Packet> {
     let header = Ipv6HeaderSlice::from_slice(bytes).ok()?;
-    let mut rest = &bytes[40..]; // the slice above holds the 40 bytes of the fixed header
     let mut ip = IpHeader {
         kind: Kind::Ipv6,
         source: header.source(),
@@ -80,6 +81,9 @@ pub(super) fn v6(bytes: &[u8], frame: &FrameHeader) -> Option<Packet> {
         ip.ip_octets = frame.frame_octets.saturating_sub(frame.header_octets());
         ip.odd = Oddity::NoIpLength;
     }
+    // As in IPv4: padding is no header. The slice above holds the 40 bytes of the fixed header.
+    let end = if ip.odd == Oddity::NoIpLength { bytes.len() } else { bytes.len().min(ip.ip_octets as usize) };
+    let mut rest = &bytes[40..end];
     for extension in 0.. {
         if extension == EXTENSIONS_MAX {
             ip.odd = Oddity::TooDeep;
