@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spanwatch-sensor: {error:#}");
+            eprintln!("spanwatch-sensor: {}", sentence(&error));
             if error.is::<SettingsError>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
@@ -103,6 +103,15 @@ fn start_log(verbose: bool) {
     let terminal = io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(terminal).with_target(false);
     if terminal { log.init() } else { log.without_time().init() }
+}
+
+/// The error and its causes, without those that it names itself.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
 }
 
 /// Whoever reads the output has had enough (`… | head`).

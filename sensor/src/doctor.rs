@@ -22,17 +22,22 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
     let capabilities = effective_capabilities(&read("/proc/self/status"));
-    let mut checks = vec![kernel(&release, fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false)), rights(capabilities)];
+    let mut checks = vec![
+        kernel(&release, fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false), settings.mode),
+        rights(capabilities, settings.mode),
+    ];
     match Interface::find(&settings.interface) {
         Ok(interface) => {
             let needed = memory_needed(settings, &interface);
-            checks.push(locked_memory(&read("/proc/self/limits"), capabilities, needed));
+            if settings.mode != Mode::Packet {
+                checks.push(locked_memory(&read("/proc/self/limits"), capabilities, needed));
+            }
             checks.push(huge_pages(&read("/proc/meminfo"), settings, needed));
             checks.push(state(&interface));
             let (mode, in_force) = capture_mode(settings, &interface);
             checks.push(mode);
             checks.push(offloads(&interface, in_force));
-            checks.push(mtu(&interface, &release));
+            checks.push(mtu(&interface, &release, in_force));
             checks.push(queues(&interface, std::thread::available_parallelism().map_or(1, usize::from), in_force));
         }
         Err(error) => checks.push(Check::fail("interface", format!("{}: {}", error.doing, error.cause), error.remedy)),
@@ -47,16 +52,22 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-fn kernel(release: &str, btf: bool) -> Check {
+fn kernel(release: &str, btf: bool, mode: Mode) -> Check {
     let release = release.trim();
     // The XDP program touches no kernel structure, so it needs no relocation against BTF.
     let btf = if btf { "BTF is there" } else { "BTF is missing, and not needed" };
     match version(release) {
+        Some(_) if mode == Mode::Packet => Check::ok("kernel", format!("Linux {release}, which has what libpcap needs")),
         Some(version) if version >= (5, 18) => Check::ok("kernel", format!("Linux {release}; {btf}")),
         Some(version) if version >= (5, 9) => Check::warn(
             "kernel",
             format!("Linux {release} has AF_XDP, but not for packets of several buffers; {btf}"),
             "for a mirror port with jumbo frames use Linux 5.18 or later, or mode = \"packet\"",
+        ),
+        Some(_) if mode == Mode::Auto => Check::warn(
+            "kernel",
+            format!("Linux {release} has no bpf_link for XDP, so libpcap captures"),
+            "for more than a million packets/s use Linux 5.9 or later",
         ),
         Some(_) => Check::fail(
             "kernel",
@@ -69,6 +80,7 @@ fn kernel(release: &str, btf: bool) -> Check {
 
 /// Capabilities that AF_XDP needs, by their numbers in capability.h.
 const CAPABILITIES: [(u32, &str); 4] = [(12, "NET_ADMIN"), (13, "NET_RAW"), (14, "IPC_LOCK"), (39, "BPF")];
+const NET_RAW: u64 = 1 << 13;
 const IPC_LOCK: u64 = 1 << 14;
 
 /// The `CapEff` line of /proc/self/status.
@@ -77,7 +89,10 @@ fn effective_capabilities(status: &str) -> u64 {
     line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn rights(effective: u64) -> Check {
+fn rights(effective: u64, mode: Mode) -> Check {
+    if mode == Mode::Packet && effective & NET_RAW != 0 {
+        return Check::ok("capabilities", "NET_RAW is there, all that libpcap needs");
+    }
     let missing: Vec<&str> =
         CAPABILITIES.iter().filter(|(number, _)| effective & (1 << number) == 0).map(|(_, name)| *name).collect();
     if missing.is_empty() {
@@ -85,8 +100,10 @@ fn rights(effective: u64) -> Check {
     }
     let says = format!("missing: {}", missing.join(", "));
     let remedy = "run as root, or with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_BPF in the systemd unit";
-    // Without IPC_LOCK alone it works within the limit of locked memory, which has a check of its own.
-    if missing == ["IPC_LOCK"] { Check::warn("capabilities", says, remedy) } else { Check::fail("capabilities", says, remedy) }
+    // Without IPC_LOCK alone it works within the limit of locked memory, which has a check of its own. With NET_RAW alone "auto"
+    // ends at libpcap.
+    let bearable = missing == ["IPC_LOCK"] || mode == Mode::Auto && effective & NET_RAW != 0;
+    if bearable { Check::warn("capabilities", says, remedy) } else { Check::fail("capabilities", says, remedy) }
 }
 
 /// Octets of frame memory over all queues.
@@ -184,7 +201,10 @@ fn offloads(interface: &Interface, in_force: InForce) -> Check {
     }
 }
 
-fn mtu(interface: &Interface, release: &str) -> Check {
+fn mtu(interface: &Interface, release: &str, in_force: InForce) -> Check {
+    if in_force == InForce::Packet {
+        return Check::ok("mtu", format!("{} octets", interface.mtu));
+    }
     let frame_size = capture::af_xdp::frame_size(interface.mtu);
     let says = format!("{} octets, frame buffers of {frame_size}", interface.mtu);
     let first = capture::af_xdp::first_buffer(frame_size);
@@ -239,20 +259,29 @@ mod tests {
 
     #[test]
     fn kernels_are_told_apart_by_their_numbers() {
-        assert_eq!(kernel("6.18.44-fc-v669\n", true).verdict, Verdict::Ok);
-        assert_eq!(kernel("5.15.0-91-generic", true).verdict, Verdict::Warn);
-        assert_eq!(kernel("5.4.0", true).verdict, Verdict::Fail);
-        assert_eq!(kernel("6.1.0", false).says, "Linux 6.1.0; BTF is missing, and not needed");
-        assert_eq!(kernel("", false).verdict, Verdict::Warn);
+        assert_eq!(kernel("6.18.44-fc-v669\n", true, Mode::Auto).verdict, Verdict::Ok);
+        assert_eq!(kernel("5.15.0-91-generic", true, Mode::Auto).verdict, Verdict::Warn);
+        assert_eq!(kernel("5.4.0", true, Mode::AfXdp).verdict, Verdict::Fail);
+        assert_eq!(kernel("5.4.0", true, Mode::Auto).verdict, Verdict::Warn);
+        assert_eq!(kernel("5.4.0", true, Mode::Packet).verdict, Verdict::Ok);
+        assert_eq!(kernel("6.1.0", false, Mode::Auto).says, "Linux 6.1.0; BTF is missing, and not needed");
+        assert_eq!(kernel("", false, Mode::Auto).verdict, Verdict::Warn);
     }
 
     #[test]
     fn missing_capabilities_are_named_and_ipc_lock_alone_is_bearable() {
         let all = effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n");
-        assert_eq!(rights(all).verdict, Verdict::Ok);
-        assert_eq!(rights(0).says, "missing: NET_ADMIN, NET_RAW, IPC_LOCK, BPF");
-        assert_eq!(rights(all & !IPC_LOCK).verdict, Verdict::Warn);
-        assert_eq!(rights(all & !(1 << 39)).verdict, Verdict::Fail);
+        assert_eq!(rights(all, Mode::AfXdp).verdict, Verdict::Ok);
+        assert_eq!(rights(0, Mode::Auto).says, "missing: NET_ADMIN, NET_RAW, IPC_LOCK, BPF");
+        assert_eq!(rights(all & !IPC_LOCK, Mode::AfXdp).verdict, Verdict::Warn);
+        assert_eq!(rights(all & !(1 << 39), Mode::AfXdp).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn libpcap_needs_one_capability_only() {
+        let verdicts = |effective| [Mode::AfXdp, Mode::Auto, Mode::Packet].map(|mode| rights(effective, mode).verdict);
+        assert_eq!(verdicts(NET_RAW), [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
+        assert_eq!(verdicts(!NET_RAW), [Verdict::Fail; 3]);
     }
 
     #[test]

@@ -145,6 +145,7 @@ impl Exporter {
         let count = Count::of(&batch.records);
         let mut frame = Vec::new();
         let encoded = wire::encode(&Message::Data(batch), &mut frame);
+        frame.shrink_to_fit(); // the queue counts what it holds, not what was reserved
         if encoded.is_err() || !self.queue.push(frame.into(), count) {
             self.not_sent.add(count);
         }

@@ -9,7 +9,7 @@ use spanwatch_common::flow::{FlowEndReason, FlowRecord};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 
-use crate::capture::{Capture, CaptureError, Drained, Losses};
+use crate::capture::{Capture, CaptureError, Drained, Frame, Losses};
 use crate::clock::Clock;
 use crate::export::Harvest;
 use crate::worker::Worker;
@@ -18,6 +18,8 @@ use crate::worker::Worker;
 const FRAMES_MAX: usize = 256;
 /// Longest wait for frames: how late a timeout may be noticed on a silent port.
 const WAIT: Duration = Duration::from_millis(20);
+/// How far the time of a frame may lie ahead of the clock, which follows the kernel's to within a second.
+const AHEAD_MAX: Duration = Duration::from_secs(2);
 /// How often records are handed over, however few.
 const HARVEST_INTERVAL: Duration = Duration::from_millis(50);
 /// Records that are handed over at once.
@@ -84,7 +86,14 @@ impl<C: Capture> LiveWorker<C> {
                 (harvested, asked) = (Timestamp::NONE, Timestamp::NONE);
             }
             let worker = &mut self.worker;
-            let drained = self.capture.drain(tick.at, FRAMES_MAX, |frame| worker.take(frame))?;
+            let drained = self.capture.drain(tick.at, FRAMES_MAX, |frame| {
+                // Stamped by the kernel before the clock was set back: left as it is, it would hold up every timeout until then.
+                if frame.at.since(tick.at) > AHEAD_MAX {
+                    worker.take(&Frame { at: tick.at, ..*frame });
+                } else {
+                    worker.take(frame);
+                }
+            })?;
             self.worker.settle(tick.at);
             if drained == Drained::Ended {
                 return Ok(());

@@ -189,13 +189,13 @@ impl Offloads {
 
     /// The command that switches off what distorts a capture of this kind; `None` when nothing does.
     ///
-    /// Native XDP sees packets before GRO. libpcap puts stripped VLAN tags back.
+    /// XDP sees packets before GRO: native because it comes first, generic because the kernel leaves GRO out where it runs. libpcap
+    /// puts stripped VLAN tags back.
     pub fn command(&self, name: &str, in_force: InForce) -> Option<String> {
-        let native = matches!(in_force, InForce::AfXdpZeroCopy | InForce::AfXdpCopy);
         let harmful = [
             (self.large_receive, "lro"),
             (self.generic_receive && in_force == InForce::Packet, "gro"),
-            (self.vlan_strip && native, "rxvlan"),
+            (self.vlan_strip && in_force != InForce::Packet, "rxvlan"),
         ];
         let words: Vec<String> = harmful.iter().filter(|(on, _)| *on).map(|(_, word)| format!("{word} off")).collect();
         if words.is_empty() { None } else { Some(format!("ethtool -K {name} {}", words.join(" "))) }

@@ -35,7 +35,9 @@ pub(super) fn v4(bytes: &[u8], packet: &mut Packet, ethernet_octets: u32) -> boo
         packet.fragment = Some(Fragment { id: u32::from(header.identification()), first: offset == 0 });
     }
     let ends = (mapped(header.source()), mapped(header.destination()));
-    transport(&bytes[header_len..], packet, ends, Kind::Ipv4, header.protocol().0);
+    // What follows the total length is padding, or whatever lay in the sender's buffer. The slice above holds `header_len` bytes.
+    let end = if packet.odd == Oddity::NoIpLength { bytes.len() } else { bytes.len().min(packet.ip_octets as usize) };
+    transport(&bytes[header_len..end], packet, ends, Kind::Ipv4, header.protocol().0);
     true
 }
 
@@ -48,7 +50,6 @@ const fn mapped(octets: [u8; 4]) -> [u8; 16] {
 /// another version (RFC 8200 §3).
 pub(super) fn v6(bytes: &[u8], packet: &mut Packet, ethernet_octets: u32) -> bool {
     let Ok(header) = Ipv6HeaderSlice::from_slice(bytes) else { return false };
-    let mut rest = &bytes[40..]; // the slice above holds the 40 bytes of the fixed header
     let mut protocol = header.next_header().0;
     packet.ip_octets = 40 + u32::from(header.payload_length());
     packet.ttl = header.hop_limit();
@@ -58,6 +59,9 @@ pub(super) fn v6(bytes: &[u8], packet: &mut Packet, ethernet_octets: u32) -> boo
         packet.ip_octets = packet.frame_octets.saturating_sub(ethernet_octets);
         packet.odd = Oddity::NoIpLength;
     }
+    // As in IPv4: padding is no header. The slice above holds the 40 bytes of the fixed header.
+    let end = if packet.odd == Oddity::NoIpLength { bytes.len() } else { bytes.len().min(packet.ip_octets as usize) };
+    let mut rest = &bytes[40..end];
     for extension in 0.. {
         if extension == EXTENSIONS_MAX {
             packet.odd = Oddity::TooDeep;

@@ -81,7 +81,7 @@ pub enum Speech {
     Silent,
     /// Its sender asks: TCP SYN, an ICMP query, a DNS query.
     Request,
-    /// Its sender answers: TCP SYN+ACK, an ICMP reply or error, a DNS response.
+    /// Its sender answers: TCP SYN+ACK, an ICMP reply, a DNS response.
     Response,
 }
 

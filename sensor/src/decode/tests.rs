@@ -72,8 +72,21 @@ fn a_sliced_tcp_header_keeps_its_ports_and_says_so() {
 }
 
 #[test]
+fn padding_is_no_transport_header() {
+    // A first fragment of eight octets: ports and sequence number, then padding that looks like flags.
+    let tiny = "4500001c 00012000 40060000 0a000001 0a000002 9c4001f6 00000001 ffffffffffffffffffffffffffffffffffff";
+    let packet = read(&format!("{MACS} 0800 {tiny}"));
+    assert_eq!((packet.frame_octets, packet.ip_octets), (60, 28));
+    assert_eq!((packet.key.a_port, packet.flags & TCP_FLAGS), (40000, 0));
+    assert_eq!(packet.odd, Oddity::BadTransportHeader);
+    let empty = "60000000 0000 11 40 20010db8000000000000000000000001 20010db8000000000000000000000002";
+    let packet = read(&format!("{MACS} 86dd {empty} 14e914e914e9"));
+    assert_eq!((packet.key.a_port, packet.ip_octets, packet.odd), (0, 40, Oddity::BadTransportHeader));
+}
+
+#[test]
 fn options_and_a_total_length_of_zero_are_understood() {
-    let options = "46000018 00010000 40110000 0a000001 0a000002 94040000 0400 0035 0008 0000";
+    let options = "46000020 00010000 40110000 0a000001 0a000002 94040000 0400 0035 0008 0000";
     assert_eq!(read(&format!("{MACS} 0800 {options}")).key.b_port, 53);
     let offloaded = read(&format!("{MACS} 0800 {}", SYN.replacen("45000028", "45000000", 1)));
     assert_eq!((offloaded.ip_octets, offloaded.odd), (40, Oddity::NoIpLength));

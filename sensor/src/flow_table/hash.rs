@@ -60,9 +60,9 @@ impl KeyHasher {
         KeyHash { home: nh(&words, &self.home), tag: nh(&words, &self.tag).max(1) }
     }
 
-    /// flowId (element 148) of the flow that `key` opened at `first_nanos`.
-    pub fn flow_id(&self, key: &FlowKey, first_nanos: i64) -> u64 {
-        mix(nh(&words(key), &self.id) ^ mix(first_nanos.cast_unsigned()))
+    /// flowId (element 148) of a flow of `key`; `opened` tells it from the others of that key.
+    pub fn flow_id(&self, key: &FlowKey, opened: i64) -> u64 {
+        mix(nh(&words(key), &self.id) ^ mix(opened.cast_unsigned()))
     }
 }
 

@@ -171,12 +171,8 @@ impl FlowTable {
             }
         };
         let way = packet.way.index();
-        let slice_start = self.slice.start;
-        let hot = self.slab.hot_mut(at);
-        if needs_cut(hot, packet, slice_start) {
-            self.cut(at, FlowState::Continue, FlowEndReason::ActiveTimeout, out);
-        } else if is_reopened(hot, packet) {
-            self.end(at, FlowEndReason::EndOfFlow, out);
+        if let Some(reason) = self.is_over(at, packet) {
+            self.end(at, reason, out);
             let at = match self.slab.find(hash) {
                 Place::Free(at) => at,
                 Place::Found(_) | Place::Crowded => self.make_room(hash, out),
@@ -184,7 +180,27 @@ impl FlowTable {
             let at = self.open(at, packet, hash);
             return self.count(at, way, packet);
         }
+        if needs_cut(self.slab.hot_mut(at), packet, self.slice.start) {
+            self.continue_later(at, out);
+        }
         self.count(at, way, packet);
+    }
+
+    /// Whether the flow ended before `packet` came: it was silent for too long and not swept yet, or a new connection begins.
+    #[inline]
+    fn is_over(&self, at: usize, packet: &Packet) -> Option<FlowEndReason> {
+        let hot = self.slab.hot(at);
+        if is_reopened(hot, packet) {
+            return Some(FlowEndReason::EndOfFlow);
+        }
+        let newest = hot.last[0].max(hot.last[1]);
+        // A flow that was opened a moment ago has no time yet.
+        if !newest.is_some() || packet.at.since(newest) < self.timeouts.shortest {
+            return None;
+        }
+        let (hot, cold) = self.slab.both(at);
+        let (timeout, reason) = timeout(hot, cold, &self.timeouts);
+        (packet.at.since(newest) >= timeout).then_some(reason)
     }
 
     #[inline]
@@ -222,7 +238,9 @@ impl FlowTable {
 
     /// Begins a flow on a free slot.
     fn open(&mut self, at: usize, packet: &Packet, hash: KeyHash) -> usize {
-        let flow_id = self.hasher.flow_id(&packet.key, packet.at.as_nanos());
+        // The count tells apart flows between the same ends that open within one tick of the clock.
+        let opened = packet.at.as_nanos().wrapping_add(self.counts.flows.observed.cast_signed());
+        let flow_id = self.hasher.flow_id(&packet.key, opened);
         self.slab.put(at, hash, Cold::new(packet, flow_id));
         self.counts.flows.observed += 1;
         self.counts.flows.peak = self.counts.flows.peak.max(self.slab.len as u64);
@@ -242,8 +260,8 @@ impl FlowTable {
                 self.end(victim, FlowEndReason::LackOfResources, out);
                 self.counts.flows.evicted += 1;
             }
-            // Where every slot near home was taken, the victim stood among them; moving the others back leaves one free.
-            if let Place::Free(at) | Place::Found(at) = self.slab.find(hash) {
+            // Where every slot near home was taken, the victim stood among them; unless one from beyond moved in, one is free now.
+            if let Place::Free(at) = self.slab.find(hash) {
                 return at;
             }
         }
@@ -264,12 +282,18 @@ impl FlowTable {
             cold.life |= SEVERAL;
         }
         if packets > 0 {
-            cold.life |= EARLIER | BEGUN;
+            cold.life |= EARLIER;
         }
         *hot =
             Hot { tag: hot.tag, last: hot.last, flags: hot.flags.map(|flags| flags & FIN_SEEN), ..bytemuck::Zeroable::zeroed() };
         self.counts.exported += packets;
         self.counts.flows.records += 1;
+    }
+
+    /// Makes a Continue record, after the Begin record if that has not been made yet.
+    fn continue_later(&mut self, at: usize, out: &mut Vec<FlowRecord>) {
+        self.begin(at, out);
+        self.cut(at, FlowState::Continue, FlowEndReason::ActiveTimeout, out);
     }
 
     fn end(&mut self, at: usize, reason: FlowEndReason, out: &mut Vec<FlowRecord>) {
@@ -323,8 +347,15 @@ impl FlowTable {
     fn begin_oldest(&mut self, out: &mut Vec<FlowRecord>) {
         let Some(newborn) = self.newborn.pop_front() else { return };
         let Place::Found(at) = self.slab.find(newborn.hash) else { return };
+        if self.slab.both(at).1.flow_id == newborn.flow_id {
+            self.begin(at, out);
+        }
+    }
+
+    /// Makes the Begin record of a flow, unless it was made.
+    fn begin(&mut self, at: usize, out: &mut Vec<FlowRecord>) {
         let (hot, cold) = self.slab.both_mut(at);
-        if cold.flow_id != newborn.flow_id || cold.life & BEGUN != 0 {
+        if cold.life & BEGUN != 0 {
             return;
         }
         cold.life |= BEGUN;
@@ -356,7 +387,7 @@ impl FlowTable {
                 }
             }
             if newest < self.slice.start && hot.packets != [0; 2] {
-                self.cut(at, FlowState::Continue, FlowEndReason::ActiveTimeout, out);
+                self.continue_later(at, out);
             }
         }
     }

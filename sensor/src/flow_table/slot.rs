@@ -73,14 +73,16 @@ pub(super) const EARLIER: u8 = 16;
 /// Who opened a conversation, judged by the first packet seen of it.
 ///
 /// In this order: what the packet says (SYN, ICMP query, DNS), then the ports (a known service, then a system port against
-/// another), then who spoke first.
+/// another), then who spoke first. A group (multicast, broadcast) opens nothing: what looks like an answer to it is an
+/// announcement, such as that of a router or of mDNS.
 fn initiator(packet: &Packet) -> (Way, BiflowDirection) {
+    let is_to_group = packet.destination_mac[0] & 1 != 0;
     let answers = (packet.way.opposite(), BiflowDirection::ReverseInitiator);
     let asks = (packet.way, BiflowDirection::Initiator);
     match packet.speech {
         Speech::Request => return asks,
-        Speech::Response => return answers,
-        Speech::Silent => {}
+        Speech::Response if !is_to_group => return answers,
+        Speech::Response | Speech::Silent => {}
     }
     let (own, other) = match packet.way {
         Way::FromA => (packet.key.a_port, packet.key.b_port),
@@ -92,7 +94,7 @@ fn initiator(packet: &Packet) -> (Way, BiflowDirection) {
     }
     let (own, other) = (standing(protocol, own), standing(protocol, other));
     match own.cmp(&other) {
-        std::cmp::Ordering::Greater if own > Standing::Ephemeral => answers,
+        std::cmp::Ordering::Greater if own > Standing::Ephemeral && !is_to_group => answers,
         std::cmp::Ordering::Less => asks,
         _ => (packet.way, BiflowDirection::Arbitrary),
     }

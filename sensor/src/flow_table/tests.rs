@@ -149,6 +149,48 @@ fn a_long_flow_is_cut_on_the_minute_and_its_deltas_add_up() {
 }
 
 #[test]
+fn a_flow_that_meets_the_minute_at_once_is_begun_before_it_is_continued() {
+    let mut bench = table(&FlowTableSettings::default());
+    let said = udp("10.0.0.1:40000 > 10.0.0.2:9999");
+    bench.see(&said.clone().at(59.9)).see(&said.at(60.1));
+    let records = bench.until(60.9);
+    let forward = [[0, 0], [1, 0]];
+    assert_eq!(records.iter().map(|r| r.packets).collect::<Vec<_>>(), forward);
+    assert_eq!(records.iter().map(|r| r.state).collect::<Vec<_>>(), [FlowState::Begin, FlowState::Continue]);
+}
+
+#[test]
+fn silence_ends_a_flow_also_when_nobody_looked_in_between() {
+    let mut bench = table(&FlowTableSettings::default());
+    let said = udp("10.0.0.1:40000 > 10.0.0.2:9999");
+    let packets = [said.clone().at(1.0).packet(), said.clone().at(2.0).packet(), said.at(62.0).packet()];
+    bench.table.observe(&packets, &mut bench.records);
+    assert_eq!(states(&bench.records), [(FlowState::End, FlowEndReason::IdleTimeout, [2, 0])]);
+    assert_eq!(bench.table.counts().flows.live, 1);
+}
+
+#[test]
+fn two_connections_within_one_tick_of_the_clock_have_their_own_names() {
+    let mut bench = table(&FlowTableSettings::default());
+    let syn = tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(SYN);
+    bench.see(&syn).see(&tcp("10.0.0.2:502 > 10.0.0.1:40000").flags(RST | ACK)).see(&syn);
+    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    assert_eq!(bench.records.len(), 2);
+    assert_ne!(bench.records[0].flow_id, bench.records[1].flow_id);
+}
+
+#[test]
+fn nobody_is_asked_by_a_group() {
+    // An mDNS answer, sent to everybody without a question.
+    let mut announced = udp("10.0.0.1:5353 > 224.0.0.251:5353");
+    announced.bytes[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 251]);
+    announced.bytes[44] = 0x84;
+    let mut bench = table(&FlowTableSettings::default());
+    let record = bench.see(&announced).until(2.0).remove(0);
+    assert_eq!((record.source.to_string(), record.biflow_direction), ("10.0.0.1".to_owned(), BiflowDirection::Arbitrary));
+}
+
+#[test]
 fn who_opened_is_judged_by_what_was_said_then_by_ports() {
     let initiator = |said: Said| {
         let mut bench = table(&FlowTableSettings::default());
@@ -213,7 +255,8 @@ fn counters_that_would_overflow_are_cut_before() {
     }
     bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
     assert_eq!(bench.records.iter().map(|r| r.octets[0]).sum::<u64>(), 3 * u64::from(u32::MAX - 20));
-    assert_eq!(bench.records.len(), 3);
+    let states: Vec<_> = bench.records.iter().map(|r| r.state).collect();
+    assert_eq!(states, [FlowState::Begin, FlowState::Continue, FlowState::Continue, FlowState::End]);
 }
 
 proptest! {

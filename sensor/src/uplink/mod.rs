@@ -145,7 +145,11 @@ impl Uplink {
         })?;
         let shipping = std::thread::Builder::new().name("uplink".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || runtime.block_on(ship(&settings, &tls, &shared))
+            move || {
+                runtime.block_on(ship(&settings, &tls, &shared));
+                // A name lookup that hangs must not hold the sensor up beyond its flush timeout.
+                runtime.shutdown_background();
+            }
         })?;
         Ok((Self { shared, harvesting: Mutex::new(Some(harvesting)), shipping: Mutex::new(Some(shipping)) }, sender))
     }
@@ -190,7 +194,9 @@ pub fn check_reach(settings: &UplinkSettings) -> Result<(String, Timestamp), Upl
     let (name, ends) = (identity.name.clone(), identity.ends);
     let tls = connector(settings, identity)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(connection::ask(settings, &tls, &name))?;
+    let answer = runtime.block_on(connection::ask(settings, &tls, &name));
+    runtime.shutdown_background(); // without waiting for a name lookup that hangs
+    answer?;
     Ok((name, ends))
 }
 

@@ -61,15 +61,10 @@ pub(super) fn open(interface: &Interface, settings: &Settings) -> Result<(Vec<Af
     let mut program = Program::load(&config).map_err(|error| refused(error.doing.to_owned(), &error.source))?;
 
     let frame_size = frame_size(interface.mtu);
+    let slots = affordable_slots(settings.ring_slots, frame_size, interface.rx_queues, available_memory());
     let mut sockets = Vec::new();
     for queue in 0..interface.rx_queues {
-        let plan = Plan {
-            ifindex: interface.index,
-            queue,
-            slots: affordable_slots(settings.ring_slots, frame_size, interface.rx_queues, available_memory()),
-            frame_size,
-            huge_pages: settings.huge_pages,
-        };
+        let plan = Plan { ifindex: interface.index, queue, slots, frame_size, huge_pages: settings.huge_pages };
         let socket = Socket::open(&plan).map_err(|(step, error)| refused(format!("{step} for {name} queue {queue}"), &error))?;
         program
             .set_socket(queue, socket.as_fd())
