@@ -37,7 +37,7 @@ fn frames(flows: u32, packets: usize) -> Vec<[u8; 60]> {
     (0..packets)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let flow = ((state >> 32) * u64::from(flows) >> 32) as u32;
+            let flow = (((state >> 32) * u64::from(flows)) >> 32) as u32;
             let client = (0x0a00_0000 + flow).to_be_bytes();
             let port = (1024 + (flow & 0x7fff) as u16).to_be_bytes();
             let mut frame = [0; 60];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use spanwatch_common::time::Timestamp;
 
-use crate::decode::{FlowKey, Packet};
+use crate::decode::{FlowKey, Kind, Packet};
 use crate::flow_table::KeyHasher;
 
 /// Settings of the fragment table.
@@ -52,6 +52,8 @@ struct Place {
     destination_port: u16,
     /// What an ICMP key has beside its identifier.
     key_detail: u16,
+    /// Of the transport. A later IPv6 fragment may name another extension header instead (RFC 8200 §4.5).
+    protocol: u8,
 }
 
 /// The ports of recent first fragments.
@@ -83,13 +85,14 @@ impl FragmentTable {
             };
             let oldest = |set: &[Option<Place>]| (0..WAYS).min_by_key(|&i| set[i].map(|place| place.seen)).unwrap_or(0);
             let at = known.unwrap_or_else(|| oldest(set));
-            set[at] = Some(Place { datagram, seen: packet.at, source_port, destination_port, key_detail: packet.key.detail });
+            let (key_detail, protocol) = (packet.key.detail, packet.key.protocol);
+            set[at] = Some(Place { datagram, seen: packet.at, source_port, destination_port, key_detail, protocol });
             return true;
         }
         match known.and_then(|at| set[at]).filter(|place| packet.at.since(place.seen) <= self.timeout) {
             Some(place) => {
                 (packet.key, packet.way) = packet.key.with_ports(packet.way, place.source_port, place.destination_port);
-                packet.key.detail = place.key_detail;
+                (packet.key.detail, packet.key.protocol) = (place.key_detail, place.protocol);
                 true
             }
             None => false,
@@ -97,9 +100,42 @@ impl FragmentTable {
     }
 }
 
-/// Source, destination, protocol and identification name a datagram (RFC 791 §3.2, RFC 8200 §4.5), within its VLAN.
+/// Source, destination, identification and, in IPv4, protocol name a datagram (RFC 791 §3.2, RFC 8200 §4.5), within its VLAN.
 fn datagram_key(packet: &Packet, id: u32) -> FlowKey {
     // Which end sent it belongs to the name: the other end counts its identifications on its own.
     let from_b = u16::from(packet.way.index() == 1);
-    FlowKey { a_port: from_b, b_port: (id >> 16) as u16, detail: id as u16, ..packet.key }
+    let protocol = if packet.key.kind == Kind::Ipv6 as u8 { 0 } else { packet.key.protocol };
+    FlowKey { a_port: from_b, b_port: (id >> 16) as u16, detail: id as u16, protocol, ..packet.key }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{Rules, decode};
+
+    fn fragment(header: &str, body: &str, secs: i64) -> Packet {
+        let text = format!("020000000002 020000000001 86dd {header} {body}").replace(' ', "");
+        let bytes: Vec<u8> = (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex")).collect();
+        decode(&bytes, bytes.len() as u32, Timestamp::from_secs(secs), Rules { vlan_in_key: true }).expect("Ethernet")
+    }
+
+    /// 2001:db8::1 > 2001:db8::2, 24 octets, next header fragment.
+    const IPV6: &str = "60000000 0018 2c 40 20010db8000000000000000000000001 20010db8000000000000000000000002";
+
+    #[test]
+    fn a_later_fragment_borrows_ports_and_protocol_from_its_first_while_it_is_fresh() {
+        let mut table = FragmentTable::new(&FragmentSettings::default(), KeyHasher::fixed());
+        // The fragmentable part begins with destination options (60), then UDP 5353 > 5353.
+        let mut first = fragment(IPV6, "3c000001 0000002a 1100010400000000 14e914e900100000", 1);
+        assert!(table.resolve(&mut first));
+        let later = fragment(IPV6, "3c000008 0000002a 00000000000000000000000000000000", 2);
+        let mut found = later;
+        assert!(table.resolve(&mut found));
+        assert_eq!(found.key, first.key);
+        let mut of_another = fragment(IPV6, "3c000008 0000002b 00000000000000000000000000000000", 2);
+        assert!(!table.resolve(&mut of_another));
+        let mut too_late = Packet { at: Timestamp::from_secs(62), ..later };
+        assert!(!table.resolve(&mut too_late));
+        assert_eq!(too_late.key.a_port, 0);
+    }
 }
