@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use spanwatch_collector::store::{Format, Mark, Pushed, Store, StoreError, StoreSettings, query, upkeep};
+use spanwatch_store::{Format, Mark, Pushed, Store, StoreError, StoreSettings, query, upkeep};
 use spanwatch_common::element::{Access, ELEMENTS, Shown};
 use spanwatch_common::flow::{BiflowDirection, FlowEndReason, FlowRecord, FlowState, LAYER2, protocol};
 use spanwatch_common::text::csv_header;

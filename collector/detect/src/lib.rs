@@ -6,6 +6,8 @@
 //! In the order you need them: [`row`] what a detector sees · [`finding`] what it says · [`rules`] the rule file ·
 //! [`card`] counting distinct values · [`scan`] AZ-01 and AZ-02 · [`volume`] AZ-03.
 
+#![forbid(unsafe_code)]
+
 pub mod card;
 pub mod finding;
 #[cfg(test)]
