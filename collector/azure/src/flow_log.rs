@@ -422,7 +422,7 @@ impl<'t> Tuple<'t> {
                 if state == State::Deny {
                     tuple.action = Action::Deny;
                 }
-                tuple.encryption = fields.read(encryption, "the encryption", "X, NX or NX_ and a reason")?;
+                tuple.encryption = fields.read(encryption, "the encryption", "X, NX, NX_ and a reason, or nothing")?;
             }
         }
         tuple.packets[0] = fields.counter()?;
@@ -471,12 +471,13 @@ fn vnet_state(text: &[u8]) -> Option<State> {
     }
 }
 
+/// Encrypted or not, and why not: reasons unknown to us pass through.
 #[inline]
 fn encryption(text: &[u8]) -> Option<&str> {
     match text {
         [b'X'] => Some("X"),
         [b'N', b'X'] => Some("NX"),
-        _ => std::str::from_utf8(text).ok().filter(|text| text.starts_with("NX_")),
+        _ => std::str::from_utf8(text).ok().filter(|text| text.is_empty() || text.starts_with("NX_") || text.starts_with("X_")),
     }
 }
 
