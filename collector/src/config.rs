@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::settings::{self, SettingsError};
+use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::RuleFile;
 use crate::ingest::settings::IngestSettings;
-use crate::metrics::MetricsSettings;
 use crate::store::StoreSettings;
 
 /// Where the settings are unless `--config` says otherwise.
@@ -30,7 +29,7 @@ pub struct Config {
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
-    pub metrics: MetricsSettings,
+    pub metrics: MetricsSettings<9478>,
 }
 
 /// Section `[pki]`.
@@ -65,7 +64,7 @@ impl PkiSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectSettings {
-    /// The rule file. Empty for the rules that come with the collector, which are those of `deploy/rules/az.toml`.
+    /// A rule file, or a directory of them. Empty for the rules that come with the collector, which are those of `deploy/rules/`.
     pub rules: PathBuf,
 }
 
@@ -111,13 +110,13 @@ impl Config {
     /// The rules that the settings name.
     ///
     /// # Errors
-    /// The rule file cannot be read, or has a mistake; with its place.
+    /// A rule file cannot be read, or has a mistake; with its place.
     pub fn rules(&self) -> Result<RuleFile, SettingsError> {
         let path = &self.detect.rules;
         if path.as_os_str().is_empty() {
             return Ok(RuleFile::default());
         }
-        RuleFile::parse(path, &read_text(path)?)
+        RuleFile::load(path)
     }
 }
 
