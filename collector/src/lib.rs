@@ -14,13 +14,14 @@
 
 #![forbid(unsafe_code)]
 
+pub use spanwatch_detect as detect;
+pub use spanwatch_store as store;
+
 pub mod alert;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod detect;
 pub mod ingest;
 pub mod metrics;
 pub mod pki;
 pub mod run;
-pub mod store;

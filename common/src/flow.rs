@@ -3,6 +3,7 @@
 //! Names and meanings follow the IANA IPFIX registry; a record is bidirectional (RFC 5103): index 0 of every pair counts what
 //! the initiator sent ("forward"), index 1 what came back ("reverse").
 
+use crate::cloud::Cloud;
 use crate::net::Address;
 use crate::time::Timestamp;
 
@@ -197,6 +198,8 @@ pub struct FlowRecord {
     pub ip_len_min: [u16; 2],
     /// Element 26, maximumIpTotalLength.
     pub ip_len_max: [u16; 2],
+    /// What only a cloud's flow log says; none for what a sensor saw.
+    pub cloud: Option<Box<Cloud>>,
 }
 
 /// The protocol number of a flow that has no IP header (IANA "Reserved").

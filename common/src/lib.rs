@@ -6,6 +6,7 @@
 //! * [`net`] — addresses and prefixes
 //! * [`service`] — which ports are services
 //! * [`flow`] — [`flow::FlowRecord`], the final summary of a flow or of a slice of its life
+//! * [`cloud`] — what only a cloud's flow log says about a flow
 //! * [`element`] — the fields of a record by their IPFIX element, one table for wire, JSON and CSV
 //! * [`text`] — records as JSON lines and CSV
 //! * [`ledger`] — the counts that must add up
@@ -14,6 +15,7 @@
 //! * [`settings`] — reading a TOML file so that a mistake is shown with its line and a hint
 
 pub mod checkup;
+pub mod cloud;
 pub mod element;
 pub mod flow;
 pub mod ledger;

@@ -118,6 +118,24 @@ impl Prefix {
             bits => (address.0 ^ self.first) >> (128 - bits) == 0,
         }
     }
+
+    /// The lowest address in the range.
+    pub const fn first(&self) -> Address {
+        Address(self.first)
+    }
+
+    /// The highest address in the range.
+    pub const fn last(&self) -> Address {
+        Address(match self.bits {
+            0 => u128::MAX,
+            bits => self.first | !(u128::MAX << (128 - bits)),
+        })
+    }
+
+    /// Bits that all addresses of the range share, counted in the 128-bit form: 96 + n for an IPv4 prefix of length n.
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
 }
 
 /// Why a text is no prefix.

@@ -5,9 +5,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::cloud::{Cloud, CloudAccess, CloudContext, FIELDS};
 use crate::element::{Access, ELEMENTS, Element, Shown};
 use crate::flow::{FlowRecord, FlowState, LAYER2, protocol};
 use crate::net::Address;
@@ -78,7 +80,23 @@ pub fn write_json(record: &FlowRecord, out: &mut String) {
         value(element, record, out);
         out.push_str(quote);
     }
+    if let Some(cloud) = &record.cloud {
+        write_cloud(cloud, out);
+    }
     out.push_str("}\n");
+}
+
+fn write_cloud(cloud: &Cloud, out: &mut String) {
+    for field in &FIELDS {
+        let value = match field.access {
+            CloudAccess::Name(get, _) if get(&cloud.context).is_empty() => continue,
+            CloudAccess::Number(get, _) if get(cloud) == 0 => continue,
+            CloudAccess::Name(get, _) => Value::from(&**get(&cloud.context)),
+            CloudAccess::Word(get, _) => Value::from(get(cloud)),
+            CloudAccess::Number(get, _) => Value::from(get(cloud)),
+        };
+        let _ = write!(out, ",\"{}\":{value}", field.name);
+    }
 }
 
 /// Why a line is no record.
@@ -121,7 +139,25 @@ pub fn read_json(line: &str) -> Result<FlowRecord, TextError> {
                 .ok_or_else(|| TextError::Value { key: key.into_owned(), value: value.to_string() })?;
         }
     }
+    if object.contains_key(FIELDS[0].name) {
+        record.cloud = Some(Box::new(read_cloud(&object)?));
+    }
     Ok(record)
+}
+
+fn read_cloud(object: &Map<String, Value>) -> Result<Cloud, TextError> {
+    let (mut cloud, mut context) = (Cloud::default(), CloudContext::default());
+    for field in &FIELDS {
+        let Some(value) = object.get(field.name) else { continue };
+        let read = match field.access {
+            CloudAccess::Name(_, set) => value.as_str().map(|text| set(&mut context, Arc::from(text))),
+            CloudAccess::Word(_, set) => value.as_str().filter(|word| set(&mut cloud, word)).map(drop),
+            CloudAccess::Number(_, set) => value.as_i64().filter(|n| *n >= 0).map(|n| set(&mut cloud, n)),
+        };
+        read.ok_or_else(|| TextError::Value { key: field.name.to_owned(), value: value.to_string() })?;
+    }
+    cloud.context = Arc::new(context);
+    Ok(cloud)
 }
 
 fn read_value(element: &Element, value: &Value, record: &mut FlowRecord) -> Option<()> {
@@ -229,6 +265,24 @@ mod tests {
         assert!(line.contains("\"reversePacketDeltaCount\":2"), "{line}");
         assert!(line.contains("\"flowStartMilliseconds\":1500,\"flowStartNanoseconds\":1500000001"), "{line}");
         assert!(!line.contains("icmp"), "{line}");
+        assert_eq!(read_json(&line).expect("our own line"), record);
+    }
+
+    #[test]
+    fn what_a_cloud_said_reads_back_too() {
+        let context = CloudContext { rule: "UserRule_\"x\"".into(), observer: "0022481A2B3C".into(), ..CloudContext::default() };
+        let cloud = Cloud {
+            origin: crate::cloud::Origin::VnetV4,
+            action: crate::cloud::Action::Deny,
+            direction: crate::cloud::Direction::Inbound,
+            events: 3,
+            context: Arc::new(context),
+            ..Cloud::default()
+        };
+        let record = FlowRecord { cloud: Some(Box::new(cloud)), ..sample() };
+        let mut line = String::new();
+        write_json(&record, &mut line);
+        assert!(line.contains(r#""flowOrigin":"VnetV4","action":"Deny""#), "{line}");
         assert_eq!(read_json(&line).expect("our own line"), record);
     }
 

@@ -221,6 +221,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold) -> FlowRecord {
         ttl_max: pair(|way| hot.ttl_max[pick(way)]),
         ip_len_min: pair(|way| hot.ip_len_min[pick(way)]),
         ip_len_max: pair(|way| hot.ip_len_max[pick(way)]),
+        cloud: None,
     }
 }
 

@@ -11,14 +11,14 @@ use deltalake::datafusion::scalar::ScalarValue;
 use spanwatch_common::net::Address;
 
 /// Makes the functions known to `context`.
-pub(super) fn register(context: &SessionContext) {
+pub(crate) fn register(context: &SessionContext) {
     for function in [ip_text(), ip_bytes(), mac_text(), unsigned()] {
         context.register_udf(function);
     }
 }
 
 /// `ip_text(bytes)`: the address in 16 bytes as text; NULL for anything else.
-pub(super) fn ip_text() -> ScalarUDF {
+pub(crate) fn ip_text() -> ScalarUDF {
     function("ip_text", DataType::Binary, DataType::Utf8, |input| {
         let texts = input.as_binary::<i32>().iter().map(|bytes| {
             let bytes: [u8; 16] = bytes?.try_into().ok()?;
@@ -30,7 +30,7 @@ pub(super) fn ip_text() -> ScalarUDF {
 
 /// `ip_bytes(text)`: the 16 bytes of an IPv4 or IPv6 address, in which equal addresses are equal and ranges are in order;
 /// NULL when the text is no address.
-pub(super) fn ip_bytes() -> ScalarUDF {
+pub(crate) fn ip_bytes() -> ScalarUDF {
     function("ip_bytes", DataType::Utf8, DataType::Binary, |input| {
         let bytes = input.as_string::<i32>().iter().map(|text| text?.trim().parse::<Address>().ok().map(|ip| ip.0.to_be_bytes()));
         Arc::new(bytes.collect::<BinaryArray>())
@@ -38,7 +38,7 @@ pub(super) fn ip_bytes() -> ScalarUDF {
 }
 
 /// `mac_text(number)`: the lower 48 bits as `aa:bb:cc:dd:ee:ff`.
-pub(super) fn mac_text() -> ScalarUDF {
+pub(crate) fn mac_text() -> ScalarUDF {
     function("mac_text", DataType::Int64, DataType::Utf8, |input| {
         let texts = input.as_primitive::<Int64Type>().iter().map(|number| {
             let [_, _, a, b, c, d, e, f] = number?.to_be_bytes();
@@ -49,7 +49,7 @@ pub(super) fn mac_text() -> ScalarUDF {
 }
 
 /// `unsigned(number)`: what a 64-bit word means without a sign.
-pub(super) fn unsigned() -> ScalarUDF {
+pub(crate) fn unsigned() -> ScalarUDF {
     function("unsigned", DataType::Int64, DataType::UInt64, |input| {
         let words = input.as_primitive::<Int64Type>().iter().map(|number| number.map(i64::cast_unsigned));
         Arc::new(words.collect::<UInt64Array>())

@@ -41,17 +41,17 @@ pub struct Mark {
 
 /// An hour of UTC, counted from the epoch: what the table is partitioned by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Hour(i64);
+pub(crate) struct Hour(i64);
 
 const NANOS_PER_HOUR: i64 = 3_600_000_000_000;
 
 impl Hour {
-    pub(super) const fn of(time: Timestamp) -> Self {
+    pub(crate) const fn of(time: Timestamp) -> Self {
         Self(time.as_nanos().div_euclid(NANOS_PER_HOUR))
     }
 
     /// When the hour is over.
-    pub(super) const fn end(self) -> Timestamp {
+    pub(crate) const fn end(self) -> Timestamp {
         Timestamp::from_nanos((self.0 + 1).saturating_mul(NANOS_PER_HOUR))
     }
 
@@ -62,7 +62,7 @@ impl Hour {
     }
 
     /// The directory of the hour within the table.
-    pub(super) fn directory(self) -> String {
+    pub(crate) fn directory(self) -> String {
         let (date, hour) = self.in_words();
         format!("{}={date}/{}={hour}", schema::DATE, schema::HOUR)
     }
@@ -73,7 +73,7 @@ impl Hour {
     }
 
     /// From the values of the partition columns; none when they are not ours.
-    pub(super) fn from_values(values: &HashMap<String, Option<String>>) -> Option<Self> {
+    pub(crate) fn from_values(values: &HashMap<String, Option<String>>) -> Option<Self> {
         let date = values.get(schema::DATE)?.as_deref()?;
         let hour: i64 = values.get(schema::HOUR)?.as_deref()?.parse().ok()?;
         let mut parts = date.splitn(3, '-');
@@ -85,15 +85,15 @@ impl Hour {
 }
 
 /// The table in one directory, as of the last look at it.
-pub(super) struct Table {
-    pub(super) directory: PathBuf,
-    pub(super) log: LogStoreRef,
-    pub(super) state: DeltaTableState,
+pub(crate) struct Table {
+    pub(crate) directory: PathBuf,
+    pub(crate) log: LogStoreRef,
+    pub(crate) state: DeltaTableState,
 }
 
 impl Table {
     /// Opens the table in `directory`, which is absolute and exists; creates it when there is none.
-    pub(super) async fn open_or_create(directory: &FilePath) -> Result<Self, StoreError> {
+    pub(crate) async fn open_or_create(directory: &FilePath) -> Result<Self, StoreError> {
         let table = locate(directory)?;
         let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
         if !table.verify_deltatable_existence().await.map_err(failed)? {
@@ -110,7 +110,7 @@ impl Table {
     }
 
     /// Opens the table in `directory` for reading.
-    pub(super) async fn open(directory: &FilePath) -> Result<Self, StoreError> {
+    pub(crate) async fn open(directory: &FilePath) -> Result<Self, StoreError> {
         let directory = directory.canonicalize().map_err(|_| StoreError::Empty(directory.to_owned()))?;
         let table = locate(&directory)?;
         let exists = table.verify_deltatable_existence().await;
@@ -135,13 +135,13 @@ impl Table {
     }
 
     /// Takes in what others have committed.
-    pub(super) async fn refresh(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn refresh(&mut self) -> Result<(), StoreError> {
         let updated = self.state.update(self.log.as_ref(), None).await;
         updated.map_err(|error| StoreError::table("read", &self.directory, &error))
     }
 
     /// How far `sensor` has come: its newest start, and the last batch of that.
-    pub(super) async fn mark(&self, sensor: &str) -> Result<Option<(u64, u64)>, StoreError> {
+    pub(crate) async fn mark(&self, sensor: &str) -> Result<Option<(u64, u64)>, StoreError> {
         let failed = |error: DeltaTableError| StoreError::table("read", &self.directory, &error);
         let boot = self.state.transaction_version(self.log.as_ref(), boot_id(sensor)).await.map_err(failed)?;
         let sequence = self.state.transaction_version(self.log.as_ref(), sequence_id(sensor)).await.map_err(failed)?;
@@ -149,7 +149,7 @@ impl Table {
     }
 
     /// Writes a Parquet file durably. It becomes part of the table with the commit that carries the action returned.
-    pub(super) async fn put(&self, hour: Hour, file: FileBytes, now_millis: i64, data_change: bool) -> Result<Add, StoreError> {
+    pub(crate) async fn put(&self, hour: Hour, file: FileBytes, now_millis: i64, data_change: bool) -> Result<Add, StoreError> {
         let path = format!("{}/part-{}.zstd.parquet", hour.directory(), uuid::Uuid::new_v4());
         let size = i64::try_from(file.bytes.len()).unwrap_or(i64::MAX);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
@@ -167,7 +167,7 @@ impl Table {
     }
 
     /// Removes files that did not become part of the table. What cannot be removed now, upkeep removes later.
-    pub(super) async fn discard(&self, files: &[Add]) {
+    pub(crate) async fn discard(&self, files: &[Add]) {
         for file in files {
             let _ = self.objects().delete(&Path::from(&*file.path)).await;
         }
@@ -176,7 +176,7 @@ impl Table {
     /// Commits `actions` and `marks` as one, on top of the table as of the last look at it: when somebody else has moved one of
     /// the same marks since, it fails. When it returns without error the commit is durable; after an error, whether it is
     /// must be asked of the table.
-    pub(super) async fn commit(
+    pub(crate) async fn commit(
         &mut self,
         actions: Vec<Action>,
         marks: &[Mark],
@@ -207,13 +207,13 @@ impl Table {
     }
 
     /// The files of the table's directory.
-    pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
         self.log.object_store(None)
     }
 }
 
 /// What a commit of new rows says about itself.
-pub(super) fn append() -> DeltaOperation {
+pub(crate) fn append() -> DeltaOperation {
     DeltaOperation::Write {
         mode: SaveMode::Append,
         partition_by: Some(vec![schema::DATE.to_owned(), schema::HOUR.to_owned()]),

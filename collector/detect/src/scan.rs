@@ -150,6 +150,7 @@ impl Scan {
             }
             Variant::Fixed => {
                 row.contact == Contact::Probe
+                    && !row.platform
                     && row.source != row.destination
                     && row.destination.is_some()
                     && !row.destination.is_multicast()

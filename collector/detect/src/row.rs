@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
+use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction, Origin};
 use spanwatch_common::flow::{FORWARD, FlowRecord, FlowState, REVERSE, protocol, tcp};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
+
+use crate::sites::{FlowClass, Sites};
 
 /// What a record says about its source reaching out to its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,56 +32,169 @@ pub enum Part {
     Tail,
 }
 
+/// What came of a row's opening (ASIM `EventResult`; detection.md names the cases).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Too early or too little to say: a lone announcement, a datagram nobody had to answer, a stream seen from the middle.
+    #[default]
+    Unknown,
+    /// The other side answered and did not refuse.
+    Success,
+    /// Policy denied it.
+    Denied,
+    /// Nothing came back.
+    NoReply,
+    /// The responder refused with RST.
+    Reset,
+}
+
+impl Outcome {
+    /// Whether it is one of the failures.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Denied | Self::NoReply | Self::Reset)
+    }
+}
+
 /// One record as the rules see it.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Who saw it.
+    /// Who saw it: a sensor, or the network interface of an Azure flow log.
     pub observer: Arc<str>,
+    /// Who made it. Rules do not ask; they may tell.
+    pub origin: Origin,
     /// Event start: the earliest time in the record. Windows are cut on this time.
     pub at: Timestamp,
-    /// The initiator.
+    /// When it was taken in where that is said (Traffic Analytics), else [`at`](Self::at).
+    pub ingested: Timestamp,
+    /// The initiator; none where Traffic Analytics leaves it blank.
     pub source: Address,
-    /// The responder.
+    /// The responder; none where Traffic Analytics leaves it blank.
     pub destination: Address,
+    /// Port of the initiator; 0 where the protocol has none or the log does not say.
+    pub source_port: u16,
     /// Port of the responder; 0 where the protocol has none.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Octets of both directions since the previous record of the flow.
-    pub octets: u64,
+    /// Packets since the previous record of the flow, `[forward, reverse]`.
+    pub packets: [u64; 2],
+    /// Octets since the previous record of the flow, `[forward, reverse]`.
+    pub octets: [u64; 2],
+    /// Where in the flow's life the record stands.
+    pub state: FlowState,
     /// What it adds to earlier records of the flow.
     pub part: Part,
     /// Whether the source came away empty-handed.
     pub contact: Contact,
+    /// What came of the opening.
+    pub outcome: Outcome,
+    /// What policy decided; unknown for a sensor.
+    pub action: Action,
+    /// Which way, as the log says, or by the sites.
+    pub direction: Direction,
+    /// Where the two ends belong.
+    pub class: FlowClass,
+    /// How many flows it stands for, at least 1.
+    pub events: u32,
+    /// The cloud's names around the flow; none for a sensor.
+    pub context: Option<Arc<CloudContext>>,
+    /// The platform's own traffic (load-balancer probes and the like): no fixed rule counts it.
+    pub platform: bool,
 }
 
 impl Row {
     /// The view of `record`; none for a layer-2 flow and for one without a time or before 1970, which no rule can place.
-    pub fn of(observer: &Arc<str>, record: &FlowRecord) -> Option<Self> {
+    pub fn of(observer: &Arc<str>, record: &FlowRecord, sites: &Sites) -> Option<Self> {
         let at = record.first();
+        let cloud = record.cloud.as_deref();
+        let direction = match cloud.map(|cloud| cloud.direction) {
+            None | Some(Direction::Unknown) => sites.direction(record.source, record.destination),
+            Some(direction) => direction,
+        };
         (at > Timestamp::NONE && !record.is_layer2()).then(|| Self {
             observer: observer.clone(),
+            origin: record.origin(),
             at,
+            ingested: cloud.map(|cloud| cloud.ingested).filter(|ingested| ingested.is_some()).unwrap_or(at),
             source: record.source,
             destination: record.destination,
+            source_port: record.source_port,
             port: record.destination_port,
             protocol: record.protocol,
-            octets: record.octets[FORWARD].saturating_add(record.octets[REVERSE]),
+            packets: record.packets,
+            octets: record.octets,
+            state: record.state,
             part: part(record),
             contact: contact(record),
+            outcome: outcome(record),
+            action: cloud.map_or(Action::Unknown, |cloud| cloud.action),
+            direction,
+            class: sites.class(record.source, record.destination),
+            events: cloud.map_or(1, |cloud| cloud.events.max(1)),
+            context: cloud.map(|cloud| cloud.context.clone()),
+            platform: cloud.is_some_and(|cloud| cloud.context.is_platform()),
         })
+    }
+
+    /// Octets of both directions since the previous record of the flow.
+    pub const fn octets_total(&self) -> u64 {
+        self.octets[FORWARD].saturating_add(self.octets[REVERSE])
     }
 }
 
 fn part(record: &FlowRecord) -> Part {
     match record.state {
+        // In Azure's logs every tuple is a row of its own, an empty one too.
+        FlowState::Continue | FlowState::End if record.cloud.is_some() => Part::Slice,
         FlowState::Begin => Part::Announcement,
         FlowState::Continue | FlowState::End if record.packets == [0, 0] && record.octets == [0, 0] => Part::Tail,
         FlowState::Continue | FlowState::End => Part::Slice,
     }
 }
 
+/// What a cloud's log lets conclude: a denial is told, an end without an answer is silence, the rest had its way or cannot be known.
+fn cloud_outcome(cloud: &Cloud, record: &FlowRecord) -> Outcome {
+    match (cloud.action, record.state) {
+        (Action::Deny, _) => Outcome::Denied,
+        _ if record.packets[REVERSE] > 0 => Outcome::Success,
+        // Without a counter for the question, the answer's was not kept either (stateless rules, version 1).
+        (_, FlowState::End) if record.packets[FORWARD] > 0 => Outcome::NoReply,
+        _ => Outcome::Unknown,
+    }
+}
+
+fn outcome(record: &FlowRecord) -> Outcome {
+    if let Some(cloud) = &record.cloud {
+        return cloud_outcome(cloud, record);
+    }
+    let answered = record.start[REVERSE].is_some() || record.packets[REVERSE] > 0;
+    let [forward, reverse] = record.tcp_flags;
+    match record.protocol {
+        _ if !record.start[FORWARD].is_some() && record.packets[FORWARD] == 0 => Outcome::Unknown,
+        protocol::TCP if reverse & tcp::SYN != 0 => Outcome::Success,
+        protocol::TCP if knocked_tcp(record, answered, !answered && record.state != FlowState::Continue) => {
+            if answered {
+                Outcome::Reset
+            } else {
+                Outcome::NoReply
+            }
+        }
+        // A half-seen connection: the initiator speaks on, so somebody answers it elsewhere.
+        protocol::TCP if forward & reverse & tcp::ACK != 0 => Outcome::Success,
+        protocol::TCP => Outcome::Unknown,
+        _ if answered => Outcome::Success,
+        _ => match contact(record) {
+            Contact::Probe if record.protocol != protocol::UDP => Outcome::NoReply,
+            // A datagram need not be answered.
+            _ => Outcome::Unknown,
+        },
+    }
+}
+
 fn contact(record: &FlowRecord) -> Contact {
+    if let Some(cloud) = &record.cloud {
+        return if cloud_outcome(cloud, record).is_failure() { Contact::Probe } else { Contact::Other };
+    }
     let spoke = |way: usize| record.start[way].is_some() || record.packets[way] > 0;
     // A source from which nothing came did nothing: the answers to a forged address (backscatter) end here.
     if !spoke(FORWARD) {

@@ -61,7 +61,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// An error of the Delta library, met while doing `what` in `path`.
-    pub(super) fn table(what: &'static str, path: &std::path::Path, error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn table(what: &'static str, path: &std::path::Path, error: &(dyn Error + 'static)) -> Self {
         if is_disk_full(error) {
             return Self::Full(path.to_owned());
         }

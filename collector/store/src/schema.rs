@@ -29,20 +29,20 @@ use spanwatch_common::text::csv_header;
 use spanwatch_common::time::Timestamp;
 
 /// Column of the earliest time in the record.
-pub(super) const TIME: &str = "time";
+pub(crate) const TIME: &str = "time";
 /// Column of the sensor's name.
-pub(super) const SENSOR: &str = "sensor";
+pub(crate) const SENSOR: &str = "sensor";
 /// Partition column: UTC date.
-pub(super) const DATE: &str = "date";
+pub(crate) const DATE: &str = "date";
 /// Partition column: UTC hour of the day.
-pub(super) const HOUR: &str = "hour";
+pub(crate) const HOUR: &str = "hour";
 
 /// Rows in a row group: what a query skips or reads as one.
 const ROW_GROUP_ROWS: usize = 262_144;
 
 /// How a column is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(crate) enum Kept {
     /// Int32: what has at most 16 bits.
     Int,
     /// Int64: counters, identifiers, MAC addresses (the lower 48 bits), times in nanoseconds since the epoch.
@@ -54,14 +54,14 @@ pub(super) enum Kept {
 }
 
 /// One element and the column it is kept in.
-pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) element: &'static Element,
-    pub(super) kept: Kept,
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) element: &'static Element,
+    pub(crate) kept: Kept,
 }
 
 /// A column per element, in the order of [`ELEMENTS`].
-pub(super) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
+pub(crate) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     let header = csv_header();
     let names = header.trim_end().split(',');
     ELEMENTS.iter().zip(names).map(|(element, name)| Column { name: name.to_owned(), element, kept: kept(element) }).collect()
@@ -80,7 +80,7 @@ fn kept(element: &Element) -> Kept {
 }
 
 /// The columns of the table, partition columns last.
-pub(super) fn table_fields() -> Vec<StructField> {
+pub(crate) fn table_fields() -> Vec<StructField> {
     let mut fields = vec![StructField::new(TIME, DeltaType::TIMESTAMP, true), StructField::new(SENSOR, DeltaType::STRING, true)];
     fields.extend(COLUMNS.iter().map(|column| {
         let kind = match column.kept {
@@ -116,19 +116,19 @@ static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// A record and who saw it.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
-    pub(super) sensor: &'a str,
-    pub(super) record: &'a FlowRecord,
+pub(crate) struct Row<'a> {
+    pub(crate) sensor: &'a str,
+    pub(crate) record: &'a FlowRecord,
 }
 
 impl Row<'_> {
-    pub(super) fn time(&self) -> Timestamp {
+    pub(crate) fn time(&self) -> Timestamp {
         self.record.first()
     }
 }
 
 /// `rows` as columns of [`FILE_SCHEMA`].
-pub(super) fn to_columns(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn to_columns(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
     let time = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| as_micros(row.time()))).with_timezone("UTC");
     let mut sensors = StringBuilder::with_capacity(rows.len(), rows.len() * 16);
     rows.iter().for_each(|row| sensors.append_value(row.sensor));
@@ -165,12 +165,12 @@ fn to_array(column: &Column, rows: &[Row<'_>]) -> ArrayRef {
 }
 
 /// Microseconds since the epoch, rounded down.
-pub(super) const fn as_micros(time: Timestamp) -> i64 {
+pub(crate) const fn as_micros(time: Timestamp) -> i64 {
     time.as_nanos().div_euclid(1000)
 }
 
 /// A Parquet file in the making, in memory.
-pub(super) struct FileBuilder {
+pub(crate) struct FileBuilder {
     writer: ArrowWriter<Vec<u8>>,
     rows: usize,
     /// Least and greatest `time`, in microseconds.
@@ -178,14 +178,14 @@ pub(super) struct FileBuilder {
 }
 
 /// A finished Parquet file.
-pub(super) struct FileBytes {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct FileBytes {
+    pub(crate) bytes: Vec<u8>,
     /// What Delta's log says about the file (JSON), so that queries can pass it over.
-    pub(super) stats: String,
+    pub(crate) stats: String,
 }
 
 impl FileBuilder {
-    pub(super) fn new() -> Result<Self, ParquetError> {
+    pub(crate) fn new() -> Result<Self, ParquetError> {
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS));
@@ -203,7 +203,7 @@ impl FileBuilder {
     }
 
     /// Appends `batch`, whose columns are those of [`FILE_SCHEMA`] and whose rows are in the order of time.
-    pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         self.writer.write(batch)?;
         self.rows += batch.num_rows();
         let times = batch.column(0).as_any().downcast_ref::<TimestampMicrosecondArray>();
@@ -214,11 +214,11 @@ impl FileBuilder {
         Ok(())
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
-    pub(super) fn finish(self) -> Result<FileBytes, ParquetError> {
+    pub(crate) fn finish(self) -> Result<FileBytes, ParquetError> {
         let (rows, span) = (self.rows, self.span);
         let bytes = self.writer.into_inner()?;
         let stats = match span {
@@ -241,7 +241,7 @@ fn in_words(micros: i64) -> String {
 }
 
 /// The columns of a file, for whoever reads one back.
-pub(super) fn file_schema() -> SchemaRef {
+pub(crate) fn file_schema() -> SchemaRef {
     FILE_SCHEMA.clone()
 }
 

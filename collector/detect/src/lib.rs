@@ -3,30 +3,36 @@
 //! A detector observes rows, closes windows when the records' own time has passed them, and says what it found. It asks no
 //! database, reads no clock, holds bounded memory and does not know who made a record. Live stream and replay are the same code.
 //!
-//! In the order you need them: [`row`] what a detector sees · [`finding`] what it says · [`rules`] the rule file ·
+//! In the order you need them: [`row`] what a detector sees · [`sites`] where addresses belong · [`finding`] what it says · [`rules`] the rule file ·
 //! [`card`] counting distinct values · [`scan`] AZ-01 and AZ-02 · [`volume`] AZ-03.
 
-pub mod card;
+#![forbid(unsafe_code)]
+
 pub mod finding;
 #[cfg(test)]
 mod parity;
 pub mod row;
 pub mod rules;
 pub mod scan;
+pub mod sites;
 #[cfg(test)]
 mod tests;
 pub mod volume;
+
+pub use spanwatch_kql::dcount as card;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spanwatch_common::cloud::Origin;
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
 
 pub use finding::{Finding, Stage, Variant};
 pub use row::Row;
 pub use rules::RuleFile;
+pub use sites::{SiteSettings, Sites};
 
 use finding::RuleCard;
 
@@ -100,6 +106,7 @@ impl State {
 /// [`drain`](Self::drain) now and then, and both end with [`finish`](Self::finish).
 pub struct Detection {
     mode: Mode,
+    sites: Sites,
     detectors: Vec<Box<dyn Detector>>,
     observers: HashMap<Arc<str>, Observer>,
     others: Arc<str>,
@@ -114,6 +121,15 @@ pub struct Detection {
     /// What was told since the last poll. Each key tells at most twice per doubling, so this is bounded by the keys.
     findings: Vec<Finding>,
     counters: Counters,
+}
+
+/// How much later than a sensor's the records of an origin may come (detection.md §4: Azure's files 10 minutes, Traffic Analytics 90).
+const fn tardiness(origin: Origin) -> Duration {
+    match origin {
+        Origin::Sensor => Duration::ZERO,
+        Origin::NsgV1 | Origin::NsgV2 | Origin::VnetV4 => Duration::from_secs(600),
+        Origin::TaNsg | Origin::TaVnet => Duration::from_secs(5_400),
+    }
 }
 
 /// What happened to the records.
@@ -153,6 +169,7 @@ impl Detection {
         }
         Self {
             mode,
+            sites: Sites::default(),
             detectors,
             observers: HashMap::new(),
             others: Arc::from("others"),
@@ -165,10 +182,17 @@ impl Detection {
         }
     }
 
-    /// Takes in a record that `observer` made.
+    /// The same, with the operator's sites instead of one that is all private space.
+    #[must_use]
+    pub fn with_sites(self, sites: Sites) -> Self {
+        Self { sites, ..self }
+    }
+
+    /// Takes in a record that `observer` made; a cloud's record names its own observer.
     pub fn observe(&mut self, observer: &str, record: &FlowRecord) {
+        let observer = record.cloud.as_ref().map_or(observer, |cloud| &*cloud.context.observer);
         let name = self.observer_name(observer);
-        let Some(row) = Row::of(&name, record) else {
+        let Some(row) = Row::of(&name, record, &self.sites) else {
             self.counters.unplaced += 1;
             return;
         };
@@ -181,8 +205,10 @@ impl Detection {
         for detector in &mut self.detectors {
             detector.observe(&row, &mut self.findings);
         }
-        let seen = self.observers.entry(name).or_insert(Observer { newest: row.at, heard: Timestamp::NONE, fresh: true });
-        seen.newest = seen.newest.max(row.at);
+        // An observer whose records come late lags behind in event time by what they may be late more than a sensor's.
+        let reached = row.at.minus(tardiness(row.origin));
+        let seen = self.observers.entry(name).or_insert(Observer { newest: reached, heard: Timestamp::NONE, fresh: true });
+        seen.newest = seen.newest.max(reached);
         seen.fresh = true;
         if self.mode == Mode::Replay && self.counters.observed.is_multiple_of(REPLAY_STRETCH) {
             let reached = seen.newest;

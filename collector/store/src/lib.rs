@@ -19,6 +19,8 @@
 //! An `async fn` is compiled anew in each crate that awaits it, and here that means a good part of the query engine. Boxed,
 //! it is compiled once.
 
+#![forbid(unsafe_code)]
+
 mod durable;
 mod error;
 mod functions;

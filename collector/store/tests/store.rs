@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use spanwatch_collector::store::{Format, Mark, Pushed, Store, StoreError, StoreSettings, query, upkeep};
 use spanwatch_common::element::{Access, ELEMENTS, Shown};
 use spanwatch_common::flow::{BiflowDirection, FlowEndReason, FlowRecord, FlowState, LAYER2, protocol};
 use spanwatch_common::text::csv_header;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::Batch;
+use spanwatch_store::{Format, Mark, Pushed, Store, StoreError, StoreSettings, query, upkeep};
 
 /// 2025-11-21T10:00:00Z.
 const TEN: i64 = 1_763_719_200;

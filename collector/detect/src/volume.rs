@@ -300,7 +300,7 @@ impl Detector for Volume {
         }
         let fresh = Cell { octets: 0, first: row.at, last: row.at, tell_at: self.octets_min, told: false };
         let cell = self.open.entry(start).or_default().entry(key.clone()).or_insert(fresh);
-        cell.octets = cell.octets.saturating_add(row.octets);
+        cell.octets = cell.octets.saturating_add(row.octets_total());
         cell.first = cell.first.min(row.at);
         cell.last = cell.last.max(row.at);
         // A volume only grows, so what deviates upwards before the window closes will have deviated when it does.

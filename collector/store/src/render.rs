@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 /// Writes a result batch by batch.
-pub(super) struct Renderer {
+pub(crate) struct Renderer {
     format: Format,
     schema: SchemaRef,
     /// Of the columns of a table, in characters; known with the first rows.
@@ -34,11 +34,11 @@ pub(super) struct Renderer {
 }
 
 impl Renderer {
-    pub(super) const fn new(format: Format, schema: SchemaRef) -> Self {
+    pub(crate) const fn new(format: Format, schema: SchemaRef) -> Self {
         Self { format, schema, widths: None, rows: 0 }
     }
 
-    pub(super) fn write(&mut self, batch: &RecordBatch, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl Renderer {
     }
 
     /// Writes what a result without rows still has, and flushes.
-    pub(super) fn finish(mut self, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
+    pub(crate) fn finish(mut self, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
         match self.format {
             Format::Table => {
                 if self.rows == 0 {

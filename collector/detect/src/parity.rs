@@ -8,7 +8,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::tests::{TEN, host, replay, rules, talk};
 use super::*;
-use crate::detect::finding::Subject;
+use crate::finding::Subject;
 
 /// A reproducible stream of numbers (Knuth's MMIX constants).
 struct Dice(u64);

@@ -68,7 +68,7 @@ async fn answer(settings: &StoreSettings, sql: &str, format: Format, out: &mut (
 }
 
 /// An engine that keeps to its memory, then goes on on disk, then gives up.
-pub(super) fn session(settings: &StoreSettings) -> Result<SessionContext, StoreError> {
+pub(crate) fn session(settings: &StoreSettings) -> Result<SessionContext, StoreError> {
     let memory = usize::try_from(settings.query_memory_bytes_max).unwrap_or(usize::MAX);
     let mode = match settings.query_spill_directory.as_os_str().is_empty() {
         true => DiskManagerMode::OsTmpDirectory,

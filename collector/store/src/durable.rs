@@ -20,16 +20,16 @@ use deltalake::datafusion::object_store::{
 use futures::stream::BoxStream;
 
 /// End of the name of a file that is being written. Those that a crash leaves behind are removed by upkeep.
-pub(super) const STAGED: &str = ".staged";
+pub(crate) const STAGED: &str = ".staged";
 
 /// The whole file system, each write durable.
 #[derive(Debug)]
-pub(super) struct DurableStore {
+pub(crate) struct DurableStore {
     local: Arc<LocalFileSystem>,
 }
 
 impl DurableStore {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { local: Arc::new(LocalFileSystem::new()) }
     }
 }
