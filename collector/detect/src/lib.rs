@@ -11,7 +11,6 @@
 #![forbid(unsafe_code)]
 
 mod beacon;
-pub mod card;
 pub mod catalogue;
 mod counter;
 mod fanout;
@@ -34,6 +33,8 @@ mod tests;
 mod thresholds;
 pub mod volume;
 mod windows;
+
+pub use spanwatch_kql::dcount as card;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
