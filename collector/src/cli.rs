@@ -106,8 +106,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Logs go to stderr, where journald finds them. `RUST_LOG` chooses more or less of them.
 fn log_to_stderr() {
     // What the libraries beneath the store call information is noise to an operator; the table format's logs as errors what it
-    // also returns, and that is told in a sentence of our own.
-    let quiet = "warn,buoyant_kernel=off,spanwatch_collector=info";
+    // also returns, and that is told in a sentence of our own, and warns when two writers meet, which is everyday business.
+    let quiet = "warn,buoyant_kernel=off,deltalake_core=error,spanwatch_collector=info";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
     let stderr = std::io::stderr;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(stderr().is_terminal());
