@@ -127,7 +127,7 @@ impl Importer {
     /// Takes records into memory until [`commit`](Self::commit).
     ///
     /// # Errors
-    /// `store.buffer_rows_max` records wait already: these come back, for a time after a commit has succeeded.
+    /// `store.buffer_rows_max` records wait already: these come back, to be pushed again once a commit has succeeded.
     pub fn push(&mut self, records: Vec<FlowRecord>) -> Result<(), Vec<FlowRecord>> {
         if self.rows > 0 && self.rows + records.len() > self.settings.buffer_rows_max {
             return Err(records);

@@ -194,7 +194,8 @@ mod tests {
         for _ in 0..300 {
             let mut allowed = BTreeSet::new();
             for _ in 0..random(120) {
-                allowed.insert((base.0 + random(12), base.0 + 64 + random(4), 440 + random(5) as u16));
+                let (source, destination) = (base.0 + u128::from(random(12)), base.0 + 64 + u128::from(random(4)));
+                allowed.insert((source, destination, 440 + random(5) as u16));
             }
             let conversations: Vec<Conversation> = allowed
                 .iter()
