@@ -5,14 +5,15 @@
 //! interface, and a sensor may see it besides. Adding these up would double it. So of each conversation, in each window of time,
 //! the rows of one observer count: one that has octets before one that has none, then one that says the flow was inbound,
 //! then the one with most octets, then the first by name. Whether a conversation came about is asked of all of them.
-//! An observer is a sensor, or an interface together with the flow log and the resource that logged.
+//! An observer is a sensor, or an interface together with the flow log and the resource that logged, and the kind of log: what was
+//! imported as flow log and as Traffic Analytics table counts once too.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spanwatch_common::cloud::{Action, Direction};
+use spanwatch_common::cloud::{Action, Direction, Origin};
 use spanwatch_common::flow::FlowState;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
@@ -134,14 +135,17 @@ fn verdict(row: &Row) -> Verdict {
     }
 }
 
+/// Name, flow log, resource, kind of log.
+type Observer = (Arc<str>, Arc<str>, Arc<str>, Origin);
+
 /// Gathers rows, in the order of time, into conversations per window.
 pub struct Gathering {
     window: Duration,
     open: Option<Timestamp>,
     seen: HashMap<Conversation, Vec<(u32, Tally)>>,
-    /// Observers by name, flow log and resource: as many as there are sensors and interfaces.
-    observers: HashMap<[Arc<str>; 3], u32>,
-    names: Vec<[Arc<str>; 3]>,
+    /// As many as there are sensors and logging interfaces.
+    observers: HashMap<Observer, u32>,
+    names: Vec<Observer>,
     cut: u64,
 }
 
@@ -193,11 +197,11 @@ impl Gathering {
     }
 
     fn observer(&mut self, row: &Row) -> u32 {
-        let [flow_log, resource] = match &row.context {
-            Some(context) => [context.flow_log.clone(), context.resource.clone()],
+        let (flow_log, resource) = match &row.context {
+            Some(context) => (context.flow_log.clone(), context.resource.clone()),
             None => Default::default(),
         };
-        let name = [row.observer.clone(), flow_log, resource];
+        let name = (row.observer.clone(), flow_log, resource, row.origin);
         if let Some(&known) = self.observers.get(&name) {
             return known;
         }
@@ -210,7 +214,7 @@ impl Gathering {
 
 #[cfg(test)]
 mod tests {
-    use spanwatch_common::cloud::{Cloud, CloudContext, Origin};
+    use spanwatch_common::cloud::{Cloud, CloudContext};
     use spanwatch_common::flow::{FlowRecord, protocol, tcp};
 
     use super::*;
