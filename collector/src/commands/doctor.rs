@@ -129,7 +129,7 @@ fn certificates(pki: &Pki, directory: &Path, now: Timestamp) -> Vec<Check> {
 fn port(name: &'static str, address: &str, key: &str) -> Check {
     match TcpListener::bind(address) {
         Ok(_) => Check::ok(name, format!("{address} is free")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Check::warn(
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Check::warn(
             name,
             format!("{address} is in use"),
             format!("fine if that is the running collector; else `ss -ltnp` shows by whom, or change `{key}`"),

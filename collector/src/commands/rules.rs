@@ -9,11 +9,13 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::detect::{self, DetectArgs, Replay};
+use super::detect;
 use super::layout::wrap;
+use super::replay::{Keep, Replay, replay};
 use crate::config::Config;
 use crate::detect::rules::{CATALOGUE, Rule, SHIPPED};
 use crate::detect::{RuleFile, Variant};
+use crate::ingest::recorded::InputArgs;
 
 /// Settings that every rule has; what is not here makes the rule fire or not.
 const COMMON: [&str; 10] = [
@@ -231,9 +233,10 @@ fn test(place: Option<&Path>, recordings: &[String], config: &Config) -> anyhow:
     if recordings.is_empty() {
         return Ok(text);
     }
-    let replay = detect::replay(&DetectArgs::of(recordings), &rules, config)?;
+    let inputs = InputArgs { inputs: recordings.to_vec(), ta_parity: false };
+    let replay = replay(&inputs, &rules, config.sites()?, Keep::Both)?;
+    eprint!("{}", replay.losses());
     text.push_str(&fired(&replay));
-    replay.report_losses();
     Ok(text)
 }
 

@@ -71,7 +71,7 @@ impl Checkpoint {
 }
 
 /// Where checkpoints come from and go to.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Checkpoints {
     /// The stream to cut.
     pub(super) outlets: Outlets,

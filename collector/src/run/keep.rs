@@ -67,8 +67,12 @@ impl Keeper {
     /// Commits everything that came before. When that fails the cut is void: what comes next would be in the same commit.
     async fn cut(&mut self, reply: oneshot::Sender<u64>) {
         self.commit().await;
-        if self.store.buffered_rows() == 0 && self.failures == 0 {
-            let _ = reply.send(self.store.version()); // whoever asked may have stopped waiting
+        if self.store.buffered_rows() > 0 || self.failures > 0 {
+            return;
+        }
+        match self.store.version().await {
+            Ok(version) => drop(reply.send(version)), // whoever asked may have stopped waiting
+            Err(error) => self.failed(&error),
         }
     }
 

@@ -10,11 +10,12 @@
 
 mod checkpoint;
 mod keep;
+#[cfg(test)]
+mod tests;
 mod watch_records;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,7 +219,8 @@ async fn resume(watch: &mut Watch, settings: &StoreSettings) -> anyhow::Result<(
         records += 1;
         Ok(())
     };
-    store::added_since(settings, checkpoint.version, &mut look).await?;
+    // What `import` brought in by hand was never shown to the detectors.
+    store::added_since(settings, checkpoint.version, &|_| false, &mut look).await?;
     tracing::info!("the detectors go on where they were; {records} records since the last checkpoint were looked at again");
     if !anew.is_empty() {
         tracing::info!("{} start anew, because their settings have changed", anew.join(", "));

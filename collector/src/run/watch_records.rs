@@ -88,6 +88,7 @@ impl Watch {
     pub(super) fn resume(&mut self, snapshot: &[u8]) -> anyhow::Result<Vec<String>> {
         let memory: Memory = rmp_serde::from_slice(snapshot)?;
         let anew = self.detection.restore(&memory.detection)?;
+        self.detection.wake();
         let mut book = AlertBook::new(self.book.alerts_max());
         let written: Vec<Alert> = self.written.values().cloned().collect();
         match book.resume(&memory.alerts, &written) {
@@ -146,18 +147,22 @@ impl Watch {
     }
 
     fn memory(&self) -> anyhow::Result<Vec<u8>> {
-        let memory = Memory { detection: self.detection.snapshot()?, alerts: self.book.snapshot()? };
+        let memory = Memory { detection: self.detection.snapshot(), alerts: self.book.snapshot()? };
         Ok(rmp_serde::to_vec(&memory)?)
     }
 
     /// Puts new rules into force. Those whose settings are the same keep what they have learned.
     fn reload(&mut self, rules: &RuleFile, vitals: &Vitals) {
         self.tell(vitals);
-        let mut detection = Detection::new(rules, Mode::Stream).with_sites(self.sites.clone());
-        match self.detection.snapshot().map_err(anyhow::Error::from).and_then(|kept| Ok(detection.restore(&kept)?)) {
+        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone());
+        let mut detection = fresh();
+        match detection.restore(&self.detection.snapshot()) {
             Ok(anew) if anew.is_empty() => tracing::info!("rules read again: all go on"),
             Ok(anew) => tracing::info!("rules read again: {} start anew, the others go on", anew.join(", ")),
-            Err(error) => tracing::warn!("rules read again; all start anew, because {error}"),
+            Err(error) => {
+                tracing::warn!("rules read again: {error}");
+                detection = fresh();
+            }
         }
         self.detection = detection;
         self.tell(vitals);
