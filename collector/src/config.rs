@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::settings::{self, SettingsError};
+use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::{RuleFile, SiteSettings, Sites};
 use crate::ingest::settings::IngestSettings;
-use crate::metrics::MetricsSettings;
 use crate::store::StoreSettings;
 
 /// Where the settings are unless `--config` says otherwise.
@@ -30,10 +29,14 @@ pub struct Config {
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
+<<<<<<< HEAD
     pub metrics: MetricsSettings,
     /// Where addresses belong. Without any, all private space is one site.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteSettings>,
+=======
+    pub metrics: MetricsSettings<9478>,
+>>>>>>> main
 }
 
 /// Section `[pki]`.
