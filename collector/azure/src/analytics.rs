@@ -4,14 +4,16 @@
 
 use std::borrow::Cow;
 
+use spanwatch_common::cloud::{Action, Direction, Origin};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 use crate::error::{ErrorKind, Mistake, excerpt};
 use crate::field;
+use crate::intern::Names;
 use crate::json::{Cursor, Text};
 use crate::reader::Workshop;
-use crate::row::{Analytics, Decision, Direction, Group, Origin, Position, Row};
+use crate::row::{Group, Position, Row};
 use crate::seen::hash;
 
 /// The columns that we read.
@@ -228,36 +230,37 @@ impl<'a> Columns<'a> {
     }
 
     fn group(&self, workshop: &mut Workshop) -> Result<Group, ErrorKind> {
-        let mut shared = |column| workshop.interner.get(self.get(column).unwrap_or_default());
-        let acl = if self.get(Column::AclGroup).is_some() { Column::AclGroup } else { Column::NsgList };
-        let rule = if self.get(Column::AclRule).is_some() { Column::AclRule } else { Column::NsgRule };
-        let analytics = Analytics {
-            flow_type: shared(Column::FlowType),
-            source_vm: shared(Column::SrcVm),
-            destination_vm: shared(Column::DestVm),
-            interval: [self.time(Column::IntervalStart)?, self.time(Column::IntervalEnd)?],
-            udr_hop: self.get(Column::UdrHop).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1"),
+        let name = |column| self.get(column).unwrap_or_default();
+        let either = |column, older| self.get(column).or_else(|| self.get(older)).unwrap_or_default();
+        let resource = name(Column::TargetResourceId);
+        let names = Names {
+            observer: self.get(Column::MacAddress).unwrap_or(resource),
+            resource,
+            flow_log: name(Column::FlowLogResourceId),
+            acl: either(Column::AclGroup, Column::NsgList),
+            rule: either(Column::AclRule, Column::NsgRule),
+            encryption: name(Column::FlowEncryption),
+            source_vm: name(Column::SrcVm),
+            destination_vm: name(Column::DestVm),
+            flow_type: name(Column::FlowType),
         };
         Ok(Group {
-            observer: shared(Column::TargetResourceId),
-            flow_log: shared(Column::FlowLogResourceId),
-            acl: shared(acl),
-            rule: shared(rule),
+            context: workshop.interner.context(&names),
             mac: self.get(Column::MacAddress).and_then(|text| field::mac(text.as_bytes())),
             logged: self.time(Column::TimeGenerated)?,
             version: 0,
-            analytics: Some(analytics),
+            interval: [self.time(Column::IntervalStart)?, self.time(Column::IntervalEnd)?],
+            udr_hop: self.get(Column::UdrHop).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1"),
         })
     }
 
     fn row<'s>(&'s self, position: Position, group: &'s Group) -> Result<Row<'s>, ErrorKind> {
-        let interval = group.analytics.as_ref().map_or(Timestamp::NONE, |analytics| analytics.interval[0]);
-        let start = [self.time(Column::FlowStart)?, interval, group.logged].into_iter().find(|time| time.is_some());
+        let start = [self.time(Column::FlowStart)?, group.interval[0], group.logged].into_iter().find(|time| time.is_some());
         let start = start.ok_or(ErrorKind::Missing { column: "FlowStartTime" })?;
         let end = Some(self.time(Column::FlowEnd)?).filter(|time| time.is_some()).unwrap_or(start);
         let allowed = self.count(Column::AllowedInFlows)?.saturating_add(self.count(Column::AllowedOutFlows)?);
         let denied = self.count(Column::DeniedInFlows)?.saturating_add(self.count(Column::DeniedOutFlows)?);
-        let decision = self.value(Column::FlowStatus, field::decision, "A, D, Allowed or Denied")?;
+        let action = self.value(Column::FlowStatus, field::action, "A, D, Allowed or Denied")?;
         let direction = self.value(Column::FlowDirection, field::direction, "I, O, Inbound or Outbound")?;
         let flows = [allowed.saturating_add(denied), self.count(Column::FlowCount)?].into_iter().find(|&flows| flows > 0);
         Ok(Row {
@@ -272,13 +275,12 @@ impl<'a> Columns<'a> {
             destination_port: self.port()?,
             protocol: self.value(Column::L4Protocol, field::protocol_number, "T, U, TCP, UDP, ICMP or a number")?.unwrap_or(0),
             direction: direction.unwrap_or(Direction::Unknown),
-            decision: decision.unwrap_or(match (allowed, denied) {
-                (0, 0) => Decision::Unknown,
-                (0, _) => Decision::Deny,
-                _ => Decision::Allow,
+            action: action.unwrap_or(match (allowed, denied) {
+                (0, 0) => Action::Unknown,
+                (0, _) => Action::Deny,
+                _ => Action::Allow,
             }),
             state: None,
-            encryption: self.get(Column::FlowEncryption),
             packets: [self.count(Column::PacketsForward)?, self.count(Column::PacketsReverse)?],
             octets: [self.count(Column::BytesForward)?, self.count(Column::BytesReverse)?],
             event_count: flows.unwrap_or(1),

@@ -2,11 +2,10 @@
 
 use std::net::Ipv6Addr;
 
+use spanwatch_common::cloud::{Action, Direction};
 use spanwatch_common::flow::{Mac, protocol};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
-
-use crate::row::{Decision, Direction};
 
 /// Below this a time is in seconds, from it on in milliseconds: seconds pass it in the year 5138, milliseconds did in 1973.
 const MILLIS_FROM: u64 = 100_000_000_000;
@@ -114,12 +113,12 @@ pub(crate) fn direction(text: &[u8]) -> Option<Direction> {
 
 /// `A`, `D`, or in words.
 #[inline]
-pub(crate) fn decision(text: &[u8]) -> Option<Decision> {
+pub(crate) fn action(text: &[u8]) -> Option<Action> {
     match text {
-        b"A" => Some(Decision::Allow),
-        b"D" => Some(Decision::Deny),
-        _ if text.eq_ignore_ascii_case(b"Allowed") => Some(Decision::Allow),
-        _ if text.eq_ignore_ascii_case(b"Denied") => Some(Decision::Deny),
+        b"A" => Some(Action::Allow),
+        b"D" => Some(Action::Deny),
+        _ if text.eq_ignore_ascii_case(b"Allowed") => Some(Action::Allow),
+        _ if text.eq_ignore_ascii_case(b"Denied") => Some(Action::Deny),
         _ => None,
     }
 }

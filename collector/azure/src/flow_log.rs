@@ -3,17 +3,19 @@
 //! Keys come in any order. Those that a list of tuples depends on (category, version, rule …) mostly precede it; where they do not,
 //! the list is passed over and read when they are known, so nothing is copied either way.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
-use spanwatch_common::flow::Mac;
+use spanwatch_common::cloud::{Action, Direction, Origin};
+use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 use crate::analytics::{Column, Columns};
 use crate::error::{ErrorKind, Mistake, excerpt};
 use crate::field;
+use crate::intern::Names;
 use crate::json::{Cursor, Text};
 use crate::reader::Workshop;
-use crate::row::{Decision, Group, Origin, Position, Row, State};
+use crate::row::{Group, Position, Row, State};
 use crate::seen::hash;
 
 /// The category of NSG flow logs; others under the same file name are other logs.
@@ -199,29 +201,19 @@ impl Walk<'_> {
 
     fn vnet<'a>(&mut self, cursor: &mut Cursor<'a>, head: &Head<'a>) -> Result<(), Mistake> {
         let version = self.version(head.version, &[4])?;
-        let target = self.intern(head.target.or(head.resource), "targetResourceID")?;
-        let flow_log = self.intern(head.flow_log, "flowLogResourceID")?;
-        let mac = mac(head.mac)?;
+        let resource = str(head.target.or(head.resource), "targetResourceID")?;
+        let flow_log = str(head.flow_log, "flowLogResourceID")?;
+        let mac = str(head.mac, "macAddress")?;
         members(cursor, "flows", |cursor| {
             each(cursor, |cursor| {
                 labelled(cursor, "aclID", "flowGroups", text, |cursor, acl| {
-                    let acl = self.intern(acl.flatten(), "aclID")?;
+                    let acl = str(acl.flatten(), "aclID")?;
                     each(cursor, |cursor| {
                         labelled(cursor, "rule", "flowTuples", text, |cursor, rule| {
-                            let rule = self.intern(rule.flatten(), "rule")?;
-                            self.tuples(
-                                cursor,
-                                &Group {
-                                    observer: Arc::clone(&target),
-                                    flow_log: Arc::clone(&flow_log),
-                                    acl: Arc::clone(&acl),
-                                    rule,
-                                    mac,
-                                    logged: head.time,
-                                    version,
-                                    analytics: None,
-                                },
-                            )
+                            let rule = str(rule.flatten(), "rule")?;
+                            let names =
+                                Names { resource: &resource, flow_log: &flow_log, acl: &acl, rule: &rule, ..Names::default() };
+                            self.tuples(cursor, &mac, names, head.time, version)
                         })
                     })
                 })
@@ -230,38 +222,23 @@ impl Walk<'_> {
     }
 
     fn nsg<'a>(&mut self, cursor: &mut Cursor<'a>, head: &Head<'a>) -> Result<(), Mistake> {
-        let nsg = self.intern(head.resource, "resourceId")?;
-        let flow_log = self.intern(head.flow_log, "flowLogResourceID")?;
+        let nsg = str(head.resource, "resourceId")?;
+        let flow_log = str(head.flow_log, "flowLogResourceID")?;
         labelled(cursor, "Version", "flows", scalar, |cursor, version| {
             let version = self.version(version, &[1, 2])?;
             each(cursor, |cursor| {
                 labelled(cursor, "rule", "flows", text, |cursor, rule| {
-                    let rule = self.intern(rule.flatten(), "rule")?;
+                    let rule = str(rule.flatten(), "rule")?;
                     each(cursor, |cursor| {
                         labelled(cursor, "mac", "flowTuples", text, |cursor, inner| {
-                            self.tuples(
-                                cursor,
-                                &Group {
-                                    observer: Arc::clone(&nsg),
-                                    flow_log: Arc::clone(&flow_log),
-                                    acl: Arc::clone(&nsg),
-                                    rule: Arc::clone(&rule),
-                                    mac: mac(inner.flatten().or(head.mac))?,
-                                    logged: head.time,
-                                    version,
-                                    analytics: None,
-                                },
-                            )
+                            let mac = str(inner.flatten().or(head.mac), "mac")?;
+                            let names = Names { resource: &nsg, flow_log: &flow_log, acl: &nsg, rule: &rule, ..Names::default() };
+                            self.tuples(cursor, &mac, names, head.time, version)
                         })
                     })
                 })
             })
         })
-    }
-
-    fn intern(&mut self, text: Option<Text<'_>>, what: &'static str) -> Result<Arc<str>, Mistake> {
-        let text = text.map(|text| text.str(what)).transpose()?.unwrap_or_default();
-        Ok(self.workshop.interner.get(&text))
     }
 
     /// The stated version, if it is a known one; 0 if none is stated.
@@ -273,14 +250,33 @@ impl Walk<'_> {
         })
     }
 
-    fn tuples(&mut self, cursor: &mut Cursor<'_>, group: &Group) -> Result<(), Mistake> {
-        let seed = group_seed(group);
+    fn tuples(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        mac: &str,
+        names: Names<'_>,
+        logged: Timestamp,
+        version: u8,
+    ) -> Result<(), Mistake> {
+        let names = Names { observer: if mac.is_empty() { names.resource } else { mac }, ..names };
+        let seed = names.identity();
+        let mut group = Group {
+            context: self.workshop.interner.context(&names),
+            mac: field::mac(mac.as_bytes()),
+            logged,
+            version,
+            interval: [Timestamp::NONE; 2],
+            udr_hop: false,
+        };
         each(cursor, |cursor| {
             let text = cursor.string().map_err(|mistake| self.in_tuple(mistake))?;
             let bytes = text.bytes()?;
             let identity = hash(seed, &bytes);
-            let row = tuple(&bytes, self.kind, self.place, group, identity)
-                .map_err(|kind| self.in_tuple(Mistake::new(text.at, kind)))?;
+            let tuple = Tuple::parse(&bytes, self.kind).map_err(|kind| self.in_tuple(Mistake::new(text.at, kind)))?;
+            if tuple.encryption != &*group.context.encryption {
+                group.context = self.workshop.interner.context(&Names { encryption: tuple.encryption, ..names });
+            }
+            let row = tuple.row(self.place, &group, identity);
             self.place.tuple = self.place.tuple.saturating_add(1);
             self.workshop.counts.tuples += 1;
             if self.workshop.seen.is_new(identity) {
@@ -298,14 +294,9 @@ impl Walk<'_> {
     }
 }
 
-fn mac(text: Option<Text<'_>>) -> Result<Option<Mac>, Mistake> {
-    Ok(text.map(|text| text.bytes()).transpose()?.and_then(|bytes| field::mac(&bytes)))
-}
-
-/// What makes equal tuples of different observers or rules different.
-fn group_seed(group: &Group) -> u64 {
-    let seed = hash(0, &group.mac.unwrap_or_default());
-    [&group.observer, &group.acl, &group.rule].into_iter().fold(seed, |seed, text| hash(seed, text.as_bytes()))
+/// The text of a member; empty if it is absent.
+fn str<'a>(text: Option<Text<'a>>, what: &'static str) -> Result<Cow<'a, str>, Mistake> {
+    Ok(text.map(|text| text.str(what)).transpose()?.unwrap_or_default())
 }
 
 /// Calls `visit` at each value of the object that has the key `wanted`; passes over the others.
@@ -370,68 +361,99 @@ fn labelled<'a, L: Copy>(
     }
 }
 
-/// One tuple. The number of fields tells v1 and v2 of NSG flow logs apart, whatever the record says.
-fn tuple<'t>(text: &'t [u8], kind: Kind, position: Position, group: &'t Group, identity: u64) -> Result<Row<'t>, ErrorKind> {
-    let expected = match kind {
-        Kind::Nsg => "8 or 13",
-        Kind::Vnet => "13",
-    };
-    let arity = || ErrorKind::Arity { tuple: excerpt(text), expected };
-    let mut fields = Fields { rest: Some(text) };
-    let mut next = || fields.next().ok_or_else(arity);
+/// What the fields of a tuple say.
+#[derive(Clone, Copy)]
+struct Tuple<'t> {
+    origin: Origin,
+    at: Timestamp,
+    source: Address,
+    destination: Address,
+    source_port: u16,
+    destination_port: u16,
+    protocol: u8,
+    direction: Direction,
+    action: Action,
+    state: Option<State>,
+    encryption: &'t str,
+    packets: [u64; 2],
+    octets: [u64; 2],
+}
 
-    let at = parse(next()?, field::tuple_time, "the time", "seconds or milliseconds since 1970")?;
-    let source = parse(next()?, field::address, "the source address", "an IP address")?;
-    let destination = parse(next()?, field::address, "the destination address", "an IP address")?;
-    let source_port = parse(next()?, field::port, "the source port", "a number up to 65535")?;
-    let destination_port = parse(next()?, field::port, "the destination port", "a number up to 65535")?;
-    let protocol = parse(next()?, field::protocol_number, "the protocol", "T, U or a number up to 255")?;
-    let direction = parse(next()?, field::direction, "the direction", "I or O")?;
-    let mut row = Row {
-        position,
-        origin: Origin::VnetV4,
-        group,
-        start: at,
-        end: at,
-        source,
-        destination,
-        source_port,
-        destination_port,
-        protocol,
-        direction,
-        decision: Decision::Allow,
-        state: None,
-        encryption: None,
-        packets: [0; 2],
-        octets: [0; 2],
-        event_count: 1,
-        identity,
-    };
-    match kind {
-        Kind::Nsg => {
-            row.decision = parse(next()?, field::decision, "the decision", "A or D")?;
-            let Some(letter) = fields.next() else {
-                row.origin = Origin::NsgV1;
-                return Ok(row);
-            };
-            row.origin = Origin::NsgV2;
-            row.state = Some(parse(letter, nsg_state, "the state", "B, C or E")?);
-        }
-        Kind::Vnet => {
-            let state = parse(next()?, vnet_state, "the state", "B, C, E or D")?;
-            row.state = Some(state);
-            if state == State::Deny {
-                row.decision = Decision::Deny;
+impl<'t> Tuple<'t> {
+    /// The number of fields tells v1 and v2 of NSG flow logs apart, whatever the record says.
+    #[inline]
+    fn parse(text: &'t [u8], kind: Kind) -> Result<Self, ErrorKind> {
+        let expected = match kind {
+            Kind::Nsg => "8 or 13",
+            Kind::Vnet => "13",
+        };
+        let arity = || ErrorKind::Arity { tuple: excerpt(text), expected };
+        let mut fields = Fields { rest: Some(text) };
+        let mut next = || fields.next().ok_or_else(arity);
+        let mut tuple = Self {
+            origin: Origin::VnetV4,
+            at: parse(next()?, field::tuple_time, "the time", "seconds or milliseconds since 1970")?,
+            source: parse(next()?, field::address, "the source address", "an IP address")?,
+            destination: parse(next()?, field::address, "the destination address", "an IP address")?,
+            source_port: parse(next()?, field::port, "the source port", "a number up to 65535")?,
+            destination_port: parse(next()?, field::port, "the destination port", "a number up to 65535")?,
+            protocol: parse(next()?, field::protocol_number, "the protocol", "T, U or a number up to 255")?,
+            direction: parse(next()?, field::direction, "the direction", "I or O")?,
+            action: Action::Allow,
+            state: None,
+            encryption: "",
+            packets: [0; 2],
+            octets: [0; 2],
+        };
+        match kind {
+            Kind::Nsg => {
+                tuple.action = parse(next()?, field::action, "the decision", "A or D")?;
+                let Some(letter) = fields.next() else {
+                    tuple.origin = Origin::NsgV1;
+                    return Ok(tuple);
+                };
+                tuple.origin = Origin::NsgV2;
+                tuple.state = Some(parse(letter, nsg_state, "the state", "B, C or E")?);
             }
-            row.encryption = Some(parse(next()?, encryption, "the encryption", "X, NX or NX_ and a reason")?);
+            Kind::Vnet => {
+                let state = parse(next()?, vnet_state, "the state", "B, C, E or D")?;
+                tuple.state = Some(state);
+                if state == State::Deny {
+                    tuple.action = Action::Deny;
+                }
+                tuple.encryption = parse(next()?, encryption, "the encryption", "X, NX or NX_ and a reason")?;
+            }
+        }
+        let mut counter = || parse(fields.next().ok_or_else(arity)?, counter, "a counter", "a whole number or nothing");
+        tuple.packets[0] = counter()?;
+        tuple.octets[0] = counter()?;
+        tuple.packets[1] = counter()?;
+        tuple.octets[1] = counter()?;
+        if fields.rest.is_some() { Err(arity()) } else { Ok(tuple) }
+    }
+
+    #[inline]
+    const fn row<'g>(&self, position: Position, group: &'g Group, identity: u64) -> Row<'g> {
+        Row {
+            position,
+            origin: self.origin,
+            group,
+            start: self.at,
+            end: self.at,
+            source: self.source,
+            destination: self.destination,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            protocol: self.protocol,
+            direction: self.direction,
+            action: self.action,
+            state: self.state,
+            packets: self.packets,
+            octets: self.octets,
+            event_count: 1,
+            identity,
         }
     }
-    let mut counter = || parse(fields.next().ok_or_else(arity)?, counter, "a counter", "a whole number or nothing");
-    row.packets[0] = counter()?;
-    row.octets[0] = counter()?;
-    row.packets[1] = counter()?;
-    row.octets[1] = counter()?;
-    if fields.rest.is_some() { Err(arity()) } else { Ok(row) }
 }
 
 #[inline]

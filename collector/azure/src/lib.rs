@@ -31,4 +31,4 @@ mod seen;
 
 pub use error::{AzureError, ErrorKind};
 pub use reader::{Counts, Finished, Options, Origins, Reader, Resume};
-pub use row::{Analytics, Decision, Direction, Group, Origin, Position, Row, State};
+pub use row::{Group, Position, Row, State};

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::cloud::Origin;
 
 use crate::analytics::{Column, Columns, column};
 use crate::error::{AzureError, ErrorKind, Mistake, excerpt};
 use crate::flow_log;
 use crate::frame::{CsvFramer, Frame, JsonFramer, csv_fields};
 use crate::intern::Interner;
-use crate::row::{Origin, Position, Row};
+use crate::row::{Position, Row};
 use crate::seen::Seen;
 
 /// What a reader may use, and how it reads Traffic Analytics.
@@ -56,8 +57,6 @@ pub struct Counts {
 pub struct Origins(u8);
 
 impl Origins {
-    const ALL: [Origin; 5] = [Origin::NsgV1, Origin::NsgV2, Origin::VnetV4, Origin::TaNsg, Origin::TaVnet];
-
     #[inline]
     pub(crate) const fn note(&mut self, origin: Origin) {
         self.0 |= 1 << origin as u8;
@@ -65,7 +64,7 @@ impl Origins {
 
     /// In the order of their age.
     pub fn iter(self) -> impl Iterator<Item = Origin> {
-        Self::ALL.into_iter().filter(move |&origin| self.0 & 1 << origin as u8 != 0)
+        Origin::ALL.into_iter().filter(move |&origin| self.0 & 1 << origin as u8 != 0)
     }
 }
 
