@@ -282,6 +282,9 @@ impl UrlBody {
                 Err(error) => {
                     tracing::info!("the connection broke at byte {}: {}", self.position, super::whole(&error.without_url()));
                     self.connect()?;
+                    if !self.piece.is_empty() {
+                        return Ok(std::mem::take(&mut self.piece));
+                    }
                 }
             }
         }
