@@ -6,16 +6,18 @@
 //! ```text
 //! txn { appId: "spanwatch/boot/NAME",     version: boot     }   the newest start of the sensor; u64 in two's complement
 //! txn { appId: "spanwatch/sequence/NAME", version: sequence }   the last batch of that start that the table holds
+//! txn { appId: "spanwatch/import/NAME",   version: attempt }    the last commit of an import (see [`super::imports`])
 //! ```
-//! Two entries per sensor for ever, however often it starts.
+//! Two entries per sensor for ever, however often it starts; one per import.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use deltalake::datafusion::object_store::{ObjectStoreExt, PutMode, PutOptions};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, Transaction};
+use deltalake::kernel::{Action, Add, StructField, Transaction};
 use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -27,6 +29,9 @@ use time::OffsetDateTime;
 use super::durable::DurableStore;
 use super::error::StoreError;
 use super::schema::{self, COLUMNS, FileBytes};
+
+/// Where creating and changing the table is locked, for moments.
+const CHANGE_LOCK: &str = ".change.lock";
 
 /// How far a sensor has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +98,10 @@ pub(crate) struct Table {
 
 impl Table {
     /// Opens the table in `directory`, which is absolute and exists; creates it when there is none.
+    /// One that an earlier version made gets the columns it lacks: old files read as NULL there, and nothing is rewritten.
     pub(crate) async fn open_or_create(directory: &FilePath) -> Result<Self, StoreError> {
+        // Collector and imports may come at the same time: one of them creates or changes the table, the others find it done.
+        let _changing = change_lock(directory).await?;
         let table = locate(directory)?;
         let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
         if !table.verify_deltatable_existence().await.map_err(failed)? {
@@ -106,7 +114,16 @@ impl Table {
                 .await
                 .map_err(|error| StoreError::table("create", directory, &error))?;
         }
-        Self::load(directory, table).await
+        let table = Self::load(directory, table).await?;
+        let known = table.state.schema();
+        let later = schema::later_fields(|column| known.field(column).is_none());
+        if later.is_empty() {
+            return Ok(table);
+        }
+        tracing::info!("the flow records in {} get {} further columns", directory.display(), later.len());
+        let current = locate(directory)?;
+        Self::load(directory, add_columns(current, later).await.map_err(|error| StoreError::table("extend", directory, &error))?)
+            .await
     }
 
     /// Opens the table in `directory` for reading.
@@ -125,7 +142,8 @@ impl Table {
         table.load().await.map_err(failed)?;
         let state = table.snapshot().map_err(failed)?.clone();
         let known = state.schema();
-        let wanted = COLUMNS.iter().map(|column| &*column.name).chain([schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR]);
+        let elements = COLUMNS.iter().filter(|column| column.shown().is_some()).map(|column| &*column.name);
+        let wanted = elements.chain([schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR]);
         for column in wanted {
             if known.field(column).is_none() {
                 return Err(StoreError::Foreign { path: directory.to_owned(), column: column.to_owned() });
@@ -146,6 +164,12 @@ impl Table {
         let boot = self.state.transaction_version(self.log.as_ref(), boot_id(sensor)).await.map_err(failed)?;
         let sequence = self.state.transaction_version(self.log.as_ref(), sequence_id(sensor)).await.map_err(failed)?;
         Ok(boot.zip(sequence).map(|(boot, sequence)| (boot.cast_unsigned(), sequence.cast_unsigned())))
+    }
+
+    /// The last commit of the import `name` that is durable.
+    pub(crate) async fn import_mark(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        let version = self.state.transaction_version(self.log.as_ref(), import_id(name)).await;
+        version.map_err(|error| StoreError::table("read", &self.directory, &error))
     }
 
     /// Writes a Parquet file durably. It becomes part of the table with the commit that carries the action returned.
@@ -173,27 +197,17 @@ impl Table {
         }
     }
 
-    /// Commits `actions` and `marks` as one, on top of the table as of the last look at it: when somebody else has moved one of
-    /// the same marks since, it fails. When it returns without error the commit is durable; after an error, whether it is
+    /// Commits `actions` and `transactions` as one, on top of the table as of the last look at it: when somebody else has moved one
+    /// of the same marks since, it fails; other commits it lets pass and comes after them. When it returns without error the commit is durable; after an error, whether it is
     /// must be asked of the table.
     pub(crate) async fn commit(
         &mut self,
         actions: Vec<Action>,
-        marks: &[Mark],
+        transactions: Vec<Transaction>,
         operation: DeltaOperation,
     ) -> Result<(), StoreError> {
         let failed = |error: DeltaTableError| StoreError::table("commit", &self.directory, &error);
-        let transactions = marks.iter().flat_map(|mark| {
-            [
-                Transaction::new(boot_id(&mark.sensor), mark.boot.cast_signed()),
-                Transaction::new(sequence_id(&mark.sensor), mark.up_to.cast_signed()),
-            ]
-        });
-        // Checkpoints and tidying are upkeep's: here their failure would look like that of the commit.
-        let properties = CommitProperties::default()
-            .with_create_checkpoint(false)
-            .with_cleanup_expired_logs(Some(false))
-            .with_application_transactions(transactions.collect());
+        let properties = plain_commit().with_application_transactions(transactions);
         let commit = CommitBuilder::from(properties).with_actions(actions).build(Some(&self.state), self.log.clone(), operation);
         let committed = commit.into_prepared_commit_future().await.map_err(failed)?.await.map_err(failed)?;
         match committed.await {
@@ -221,6 +235,46 @@ pub(crate) fn append() -> DeltaOperation {
     }
 }
 
+/// Marks as a commit carries them.
+pub(crate) fn transactions(marks: &[Mark]) -> Vec<Transaction> {
+    let of = |mark: &Mark| {
+        [
+            Transaction::new(boot_id(&mark.sensor), mark.boot.cast_signed()),
+            Transaction::new(sequence_id(&mark.sensor), mark.up_to.cast_signed()),
+        ]
+    };
+    marks.iter().flat_map(of).collect()
+}
+
+/// The mark of an import's commit.
+pub(crate) fn import_transaction(name: &str, attempt: i64) -> Transaction {
+    Transaction::new(import_id(name), attempt)
+}
+
+/// Checkpoints and tidying are upkeep's: here their failure would look like that of the commit.
+fn plain_commit() -> CommitProperties {
+    CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false))
+}
+
+async fn add_columns(mut table: DeltaTable, fields: Vec<StructField>) -> Result<DeltaTable, DeltaTableError> {
+    table.load().await?;
+    table.add_columns().with_fields(fields).with_commit_properties(plain_commit()).await
+}
+
+/// Waits until nobody else creates or changes the table; the file returned holds the lock.
+async fn change_lock(directory: &FilePath) -> Result<File, StoreError> {
+    let path = directory.join(CHANGE_LOCK);
+    let locked = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || {
+            let file = File::options().create(true).append(true).open(path)?;
+            file.lock().map(|()| file)
+        }
+    });
+    let trouble = |source| StoreError::Directory { what: "lock", path: path.clone(), source };
+    locked.await.map_err(|error| trouble(error.into()))?.map_err(trouble)
+}
+
 fn locate(directory: &FilePath) -> Result<DeltaTable, StoreError> {
     let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
     let url = deltalake::table::builder::parse_table_uri(directory.to_string_lossy()).map_err(failed)?;
@@ -234,6 +288,10 @@ fn boot_id(sensor: &str) -> String {
 
 fn sequence_id(sensor: &str) -> String {
     format!("spanwatch/sequence/{sensor}")
+}
+
+fn import_id(name: &str) -> String {
+    format!("spanwatch/import/{name}")
 }
 
 #[cfg(test)]
