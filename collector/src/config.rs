@@ -29,10 +29,46 @@ pub struct Config {
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
-    pub metrics: MetricsSettings,
+    pub metrics: MetricsSettings<9478>,
     /// Where addresses belong. Without any, all private space is one site.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteSettings>,
+}
+
+/// Section `[pki]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PkiSettings {
+    /// Where `pki init` and `pki issue` keep certificates and keys. Only `ca.key` is secret beyond this machine's own needs:
+    /// whoever has it can make sensors.
+    pub directory: PathBuf,
+}
+
+impl Default for PkiSettings {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("/var/lib/spanwatch/pki") }
+    }
+}
+
+impl PkiSettings {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence that says what it may be.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.directory.as_os_str().is_empty() {
+            return Err(("directory", "must name a directory, such as /var/lib/spanwatch/pki".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Section `[detect]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DetectSettings {
+    /// The rules: a file, or a directory of which every *.toml counts. Empty for the rules that come with the collector, which are
+    /// those of `deploy/rules`. Read again on SIGHUP.
     pub rules: PathBuf,
     /// How often what the detectors have learned is written beside the records, in seconds. After a restart, records since then are
     /// looked at again. 5 to 3600.

@@ -220,7 +220,8 @@ fn section<'a>(text: &'a str, id: &str) -> Option<Vec<&'a str>> {
     let after = lines.get(header + 1..)?;
     let next = after.iter().position(|line| line.starts_with('[')).unwrap_or(after.len());
     // What is said above the next section belongs to that.
-    let own = after.get(..next)?.iter().rposition(|line| !line.starts_with('#') && !line.trim().is_empty()).map_or(0, |last| last + 1);
+    let own =
+        after.get(..next)?.iter().rposition(|line| !line.starts_with('#') && !line.trim().is_empty()).map_or(0, |last| last + 1);
     lines.get(header - before..header + 1 + own).map(<[&str]>::to_vec)
 }
 

@@ -194,7 +194,9 @@ impl Collector {
     /// Stops accepting, commits what has arrived, acknowledges it, and ends.
     pub async fn stop(self) {
         if let Err(error) = self.checkpoint().await {
-            tracing::warn!("what the detectors have learned cannot be written: {error}; the next start looks at older records again");
+            tracing::warn!(
+                "what the detectors have learned cannot be written: {error}; the next start looks at older records again"
+            );
         }
         self.stop.send_replace(true);
         // A task that panicked has said so; the others still end in order.

@@ -71,7 +71,8 @@ struct Moved {
 /// The files of new records in commit `number`, in the order of the hours.
 async fn added_by(table: &Table, number: u64, import: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<String>, StoreError> {
     let failed = |error: &(dyn std::error::Error + 'static)| StoreError::table("read the log of", &table.directory, error);
-    let entry = table.objects().get(&Path::from(format!("_delta_log/{number:020}.json"))).await.map_err(|error| failed(&error))?;
+    let entry =
+        table.objects().get(&Path::from(format!("_delta_log/{number:020}.json"))).await.map_err(|error| failed(&error))?;
     let entry = entry.bytes().await.map_err(|error| failed(&error))?;
     let lines = serde_json::Deserializer::from_slice(&entry).into_iter::<Line>();
     let lines: Vec<Line> = lines.collect::<Result<_, _>>().map_err(|error| failed(&error))?;

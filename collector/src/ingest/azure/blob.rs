@@ -16,6 +16,7 @@ use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore,
 use reqwest::{StatusCode, Url};
 
 use super::secret::{Credential, redact};
+use super::whole;
 
 /// Requests are tried again within this time; what lasts longer is told.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
@@ -86,20 +87,6 @@ impl BlobError {
         let first = redact(text.lines().next().unwrap_or_default());
         Self::Other(format!("{deed}: {first}"))
     }
-}
-
-/// The error with its causes, each once.
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// One block of a block blob.
@@ -221,7 +208,7 @@ impl Container {
             .with_endpoint(endpoint)
             .with_retry(retry)
             .build()
-            .map_err(|error| anyhow::anyhow!("{}", redact(&whole(&error))))
+            .map_err(|error| anyhow::anyhow!("{}", whole(&error)))
             .with_context(|| format!("open the container {} of {}", address.container, address.account))?;
         let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).timeout(REQUEST_LIMIT).build()?;
         Ok(Self { store, address, http })
@@ -269,7 +256,7 @@ impl Container {
     /// As the service says. A blob that is no block blob, or a credential that may only read, gives an error too.
     pub async fn blocks(&self, path: &Path) -> Result<Blocks, BlobError> {
         let deed = "list the blocks of a blob";
-        let other = |error: &dyn std::error::Error| BlobError::said(&redact(&whole(error)), false, deed);
+        let other = |error: &dyn std::error::Error| BlobError::said(&whole(error), false, deed);
         let mut url = Url::parse(&self.address.endpoint()).map_err(|error| other(&error))?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push(&self.address.container).extend(path.parts().map(|part| part.as_ref().to_owned()));

@@ -88,7 +88,7 @@ pub fn open(source: &Source, network: &Arc<Network>, taken: &Arc<AtomicU64>) -> 
     let mut magic = Vec::with_capacity(2);
     raw.by_ref().take(2).read_to_end(&mut magic)?;
     let is_gzip = magic == [0x1f, 0x8b];
-    let whole = Cursor::new(magic).chain(raw);
+    let whole = Read::chain(Cursor::new(magic), raw);
     let mut body: Box<dyn Read> = match is_gzip {
         true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, whole))),
         false => Box::new(whole),
@@ -109,7 +109,7 @@ impl Opened {
             drop(self.body);
             return body(&self.source, &self.network, &self.taken, offset);
         }
-        let mut whole = Cursor::new(self.head).chain(self.body);
+        let mut whole = Read::chain(Cursor::new(self.head), self.body);
         io::copy(&mut whole.by_ref().take(offset), &mut io::sink())?;
         Ok(Box::new(whole))
     }

@@ -229,17 +229,20 @@ fn container_of_url(url: &Url) -> anyhow::Result<Option<Listing>> {
         Some(query) if query.contains("sig=") => Credential::Sas(query.to_owned()),
         _ => Credential::Environment,
     };
-    let origin = format!("{}://{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort]);
-    let address = Address { account: account.to_owned(), container: container.to_owned(), endpoint: Some(origin) };
+    let address = Address { account: account.to_owned(), container: container.to_owned(), endpoint: Some(origin(url)) };
     let container = Container::open(address, &credential)?;
     Ok(Some(Listing { container: Arc::new(container), prefix: prefix.to_owned() }))
 }
 
+/// Scheme, host and port of the URL.
+fn origin(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
+}
+
 /// The URL without user, query and fragment.
 fn shown(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{}://{host}{port}{}", url.scheme(), url.path())
+    format!("{}{}", origin(url), url.path())
 }
 
 #[cfg(test)]
