@@ -1,22 +1,18 @@
 //! `spanwatch-collector detect`: recorded flows through the detectors. The same file gives the same bytes, today and next year.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use spanwatch_common::text;
 
 use super::alerts::table;
-use crate::alert::file::next_line;
 use crate::alert::{Alert, AlertBook};
 use crate::config::read_text;
 use crate::detect::{Detection, Finding, Mode, RuleFile};
+use crate::ingest::recorded::{self, Account, InputArgs};
 
-/// What records from a file are said to be seen by.
-const OBSERVER: &str = "replay";
 /// Alerts held at once. A replay that raises more is told so.
 const ALERTS_MAX: usize = 1_000_000;
 /// Findings are merged after this many records.
@@ -25,8 +21,9 @@ const TURN: u64 = 4_096;
 /// What `detect` is told.
 #[derive(Clone, Debug, Args)]
 pub struct DetectArgs {
-    /// Records as JSON lines; - for standard input.
-    pub file: PathBuf,
+    /// What to read.
+    #[command(flatten)]
+    pub inputs: InputArgs,
     /// Rule file; the built-in rules when absent.
     #[arg(long)]
     pub rules: Option<PathBuf>,
@@ -50,18 +47,16 @@ pub enum DetectFormat {
 /// The rule file (a `SettingsError`, for exit code 78) or the records cannot be read, or a line is no record. A closed output is no error.
 pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let rules = rules(args.rules.as_deref())?;
-    let stdin = args.file.as_os_str() == "-";
-    let name = if stdin { "standard input".to_owned() } else { args.file.display().to_string() };
-    let mut input: Box<dyn BufRead> = if stdin {
-        Box::new(BufReader::with_capacity(1 << 18, io::stdin()))
-    } else {
-        Box::new(BufReader::with_capacity(1 << 18, File::open(&args.file).with_context(|| format!("open {name}"))?))
-    };
-    let alerts = detect(&rules, &name, &mut input)?;
+    let (alerts, account) = detect(&rules, &args.inputs)?;
+    eprint!("{}", account.losses());
     let mut out = BufWriter::new(io::stdout().lock());
     match print(&alerts, args.format, &mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write the alerts"),
-        _ => Ok(()),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error).context("write the alerts"),
+        _ => {}
+    }
+    match account.files_failed {
+        0 => Ok(()),
+        failed => bail!("{failed} of the files could not be read to their end; what was found is in what could be read"),
     }
 }
 
@@ -74,32 +69,22 @@ pub fn rules(path: Option<&Path>) -> anyhow::Result<RuleFile> {
     Ok(RuleFile::parse(path, &read_text(path)?)?)
 }
 
-fn detect(rules: &RuleFile, name: &str, input: &mut impl BufRead) -> anyhow::Result<Vec<Alert>> {
+fn detect(rules: &RuleFile, inputs: &InputArgs) -> anyhow::Result<(Vec<Alert>, Account)> {
     let mut detection = Detection::new(rules, Mode::Replay);
     let mut book = AlertBook::new(ALERTS_MAX);
     let mut told = Vec::new();
     let mut ended: BTreeMap<String, Alert> = BTreeMap::new();
     let mut findings = Vec::new();
-    let mut line = Vec::new();
     let mut number = 0;
-    while next_line(input, &mut line).with_context(|| format!("read {name}"))? {
+    let account = recorded::read_all(inputs, &mut |observer, record| {
+        detection.observe(observer, &record);
         number += 1;
-        let Ok(text) = std::str::from_utf8(&line).map(str::trim) else {
-            bail!("{name}:{number}: not text; make records of a capture with `spanwatch-sensor replay`");
-        };
-        if text.is_empty() {
-            continue;
-        }
-        match text::read_json(text) {
-            Ok(record) => detection.observe(OBSERVER, &record),
-            Err(error) => bail!("{name}:{number}: {error}"),
-        }
         if number % TURN == 0 {
             detection.drain(&mut findings);
             merge(&mut book, &mut findings, &mut told);
             ended.extend(told.drain(..).map(|alert| (alert.id.clone(), alert)));
         }
-    }
+    })?;
     detection.finish(&mut findings);
     merge(&mut book, &mut findings, &mut told);
     // Only now, so that which alerts are closed depends on the records and not on their order.
@@ -108,7 +93,7 @@ fn detect(rules: &RuleFile, name: &str, input: &mut impl BufRead) -> anyhow::Res
     report_losses(&detection, &book);
     let mut alerts: Vec<Alert> = ended.into_values().collect();
     alerts.sort_by(|a, b| (a.first, &a.rule, a.variant, &a.subject).cmp(&(b.first, &b.rule, b.variant, &b.subject)));
-    Ok(alerts)
+    Ok((alerts, account))
 }
 
 /// In a replay an alert is detected when its window ends: the file knows no other clock.
@@ -142,6 +127,7 @@ fn print(alerts: &[Alert], format: DetectFormat, out: &mut impl Write) -> io::Re
 mod tests {
     use spanwatch_common::flow::{FlowRecord, FlowState, protocol, tcp};
     use spanwatch_common::net::Address;
+    use spanwatch_common::text;
     use spanwatch_common::time::Timestamp;
 
     use super::*;
@@ -172,8 +158,16 @@ mod tests {
             .collect()
     }
 
+    fn detect_in(text: &str) -> (Vec<Alert>, Account) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("a file");
+        let inputs = InputArgs { inputs: vec![file.path().display().to_string()], ta_parity: false };
+        detect(&RuleFile::default(), &inputs).expect("a file")
+    }
+
     fn output(lines: &[String]) -> String {
-        let alerts = detect(&RuleFile::default(), "test", &mut lines.concat().as_bytes()).expect("records");
+        let (alerts, account) = detect_in(&lines.concat());
+        assert_eq!(account.losses(), "");
         let mut out = Vec::new();
         print(&alerts, DetectFormat::Jsonl, &mut out).expect("memory");
         String::from_utf8(out).expect("text")
@@ -196,8 +190,9 @@ mod tests {
         let mut lines = lines();
         lines.truncate(2);
         lines.push("\n{\"flowState\":\"Begin\"}\n".to_owned());
-        let error = detect(&RuleFile::default(), "x.jsonl", &mut lines.concat().as_bytes()).expect_err("line 4");
-        assert!(error.to_string().starts_with("x.jsonl:4: flowStartNanoseconds is missing"), "{error}");
+        let (_, account) = detect_in(&lines.concat());
+        assert_eq!((account.files_failed, account.rows), (1, 2));
+        assert!(account.failures[0].contains(":4: flowStartNanoseconds is missing"), "{:?}", account.failures);
     }
 
     #[test]

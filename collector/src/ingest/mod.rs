@@ -4,9 +4,13 @@
 //! * [`tls`] — who may speak at all: the certificates
 //! * [`registry`] — what is known of each sensor: how far it has come, who speaks for it, what was counted
 //! * [`sensor`] — the listener and one conversation per connection
+//! * [`recorded`] — recorded flows in any form: our JSON lines, Azure's flow logs
+//! * [`azure`] — where Azure's flow logs come from
 //!
 //! A batch that is new goes to the store and to the detectors at once; ingest itself keeps nothing.
 
+pub mod azure;
+pub mod recorded;
 pub mod registry;
 pub mod sensor;
 pub mod settings;

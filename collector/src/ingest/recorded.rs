@@ -308,13 +308,9 @@ impl Decoder {
                     held_back: self.held_back,
                 }
             }
-            Shape::Lines(lines) => Part {
-                bytes: lines.bytes,
-                records: lines.records,
-                tuples: lines.records,
-                rows: self.rows,
-                ..Part::default()
-            },
+            Shape::Lines(lines) => {
+                Part { bytes: lines.bytes, records: lines.records, tuples: lines.records, rows: self.rows, ..Part::default() }
+            }
         }
     }
 

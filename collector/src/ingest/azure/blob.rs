@@ -16,6 +16,7 @@ use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore,
 use reqwest::{StatusCode, Url};
 
 use super::secret::{Credential, redact};
+use super::whole;
 
 /// Requests are tried again within this time; what lasts longer is told.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
@@ -59,10 +60,8 @@ impl BlobError {
             object_store::Error::NotFound { path, .. } => Self::Missing(redact(path)),
             object_store::Error::Precondition { .. } | object_store::Error::NotModified { .. } => Self::Changed,
             other => {
-                let denied = matches!(
-                    other,
-                    object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
-                );
+                let denied =
+                    matches!(other, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. });
                 Self::said(&whole(other), denied, deed)
             }
         }
@@ -86,20 +85,6 @@ impl BlobError {
         let first = redact(text.lines().next().unwrap_or_default());
         Self::Other(format!("{deed}: {first}"))
     }
-}
-
-/// The error with its causes, each once.
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// One block of a block blob.
@@ -221,7 +206,7 @@ impl Container {
             .with_endpoint(endpoint)
             .with_retry(retry)
             .build()
-            .map_err(|error| anyhow::anyhow!("{}", redact(&whole(&error))))
+            .map_err(|error| anyhow::anyhow!("{}", whole(&error)))
             .with_context(|| format!("open the container {} of {}", address.container, address.account))?;
         let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).timeout(REQUEST_LIMIT).build()?;
         Ok(Self { store, address, http })
@@ -269,7 +254,7 @@ impl Container {
     /// As the service says. A blob that is no block blob, or a credential that may only read, gives an error too.
     pub async fn blocks(&self, path: &Path) -> Result<Blocks, BlobError> {
         let deed = "list the blocks of a blob";
-        let other = |error: &dyn std::error::Error| BlobError::said(&redact(&whole(error)), false, deed);
+        let other = |error: &dyn std::error::Error| BlobError::said(&whole(error), false, deed);
         let mut url = Url::parse(&self.address.endpoint()).map_err(|error| other(&error))?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push(&self.address.container).extend(path.parts().map(|part| part.as_ref().to_owned()));
@@ -277,8 +262,7 @@ impl Container {
         url.set_query(Some("comp=blocklist&blocklisttype=committed"));
         let mut request = HttpRequest::new(HttpRequestBody::from(Bytes::new()));
         *request.uri_mut() = url.as_str().parse().map_err(|error| other(&error))?;
-        let credential =
-            self.store.credentials().get_credential().await.map_err(|error| BlobError::of(&error, "log in"))?;
+        let credential = self.store.credentials().get_credential().await.map_err(|error| BlobError::of(&error, "log in"))?;
         AzureAuthorizer::new(&credential, &self.address.account).authorize(&mut request);
 
         let send = self.http.get(request.uri().to_string()).headers(request.headers().clone()).send();
