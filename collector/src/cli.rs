@@ -10,9 +10,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
-use crate::commands::{alerts, check, detect, doctor, pki, query};
+use crate::commands::{alerts, check, detect, doctor, import, pki, query};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -50,8 +51,13 @@ enum Command {
     Alerts(AlertsArgs),
     /// Run recorded flows through the detectors and print the alerts.
     ///
-    /// Reads what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
+    /// Reads what `spanwatch-sensor replay` prints (spanwatch-sensor replay x.pcap | spanwatch-collector detect -), and Azure's flow logs.
     Detect(DetectArgs),
+    /// Put recorded flows into the store, beside everything else; also while the collector runs.
+    ///
+    /// Azure's flow logs, Traffic Analytics tables, or recordings of a sensor. What was imported before is not imported again, and
+    /// an import that was interrupted goes on where it stopped: just repeat it.
+    Import(ImportArgs),
     /// Make certificates: for this collector, and an identity for each sensor.
     Pki(PkiArgs),
 }
@@ -73,6 +79,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     let path = command_line.config.as_deref();
     match command_line.command {
         Command::Detect(args) => detect::run(&args)?,
+        Command::Import(args) => import::run(&args, &Config::load(path)?)?,
         Command::Check => check::run(path)?,
         Command::Run => {
             let config = Config::load(path)?;

@@ -4,5 +4,6 @@ pub mod alerts;
 pub mod check;
 pub mod detect;
 pub mod doctor;
+pub mod import;
 pub mod pki;
 pub mod query;

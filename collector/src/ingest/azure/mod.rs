@@ -16,6 +16,7 @@ pub mod hour;
 pub mod open;
 pub mod secret;
 pub mod source;
+pub mod state;
 
 /// The error with its causes, each once, and without secrets.
 pub(crate) fn whole(error: &dyn std::error::Error) -> String {
