@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use spanwatch_common::time::Timestamp;
 
 use crate::detect;
 use crate::ingest::registry::Registry;
@@ -84,6 +85,14 @@ pub struct DetectVitals {
     pub alerts_open: u64,
     /// Alerts forgotten because there were too many.
     pub alerts_forgotten: u64,
+    /// When the rules in force were read.
+    pub rules_loaded_at: Timestamp,
+    /// Why the rule files could not be read again. Those read before stay in force.
+    pub rules_error: Option<String>,
+    /// When what the detectors have learned was last written to disk; none before the first time.
+    pub checkpoint_at: Timestamp,
+    /// How long that is.
+    pub checkpoint_bytes: u64,
 }
 
 impl Vitals {
@@ -193,6 +202,24 @@ impl Vitals {
         }
         page.metric("alerts_open", "gauge", "Alerts that are open now.");
         page.value("alerts_open", "", vitals.alerts_open);
+        let gauges = [
+            ("rules_loaded_at_seconds", "When the rules in force were read (Unix time).", secs(vitals.rules_loaded_at)),
+            (
+                "rules_error",
+                "1 while the rule files cannot be read again; those read before are in force.",
+                u64::from(vitals.rules_error.is_some()),
+            ),
+            (
+                "detect_checkpoint_at_seconds",
+                "When what the detectors have learned was last written to disk (Unix time); 0 for not yet.",
+                secs(vitals.checkpoint_at),
+            ),
+            ("detect_checkpoint_bytes", "How long that is.", vitals.checkpoint_bytes),
+        ];
+        for (name, help, value) in gauges {
+            page.metric(name, "gauge", help);
+            page.value(name, "", value);
+        }
         type Get = fn(&detect::State) -> u64;
         let by_detector: [(&str, &str, &str, Get); 4] = [
             ("detector_keys", "gauge", "Keys held over all open windows.", |state| state.keys as u64),
@@ -207,6 +234,11 @@ impl Vitals {
             }
         }
     }
+}
+
+/// Whole seconds since the epoch.
+const fn secs(at: Timestamp) -> u64 {
+    (at.as_nanos() / 1_000_000_000).cast_unsigned()
 }
 
 /// Text in the making. Label values are sensor names, dotted counts and rule names, none of which needs escaping.
@@ -235,9 +267,13 @@ pub fn router(vitals: Arc<Vitals>) -> axum::Router {
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], vitals.render())
     }
     async fn healthz(State(vitals): State<Arc<Vitals>>) -> (StatusCode, String) {
-        match vitals.store().trouble.clone() {
+        if let Some(trouble) = vitals.store().trouble.clone() {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
+        }
+        // Old rules still watch, so this is no reason to call the collector ill.
+        match vitals.detect().rules_error.clone() {
             None => (StatusCode::OK, "ok\n".to_owned()),
-            Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+            Some(error) => (StatusCode::OK, format!("ok, but with the rules of before: {error}\n")),
         }
     }
     axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals)
