@@ -285,7 +285,11 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let account = &self.account;
         let (failed, known) = (account.files_failed, self.known);
-        writeln!(f, "sources    {} = {} read + {known} imported before + {failed} not read to the end", self.found, account.files)?;
+        writeln!(
+            f,
+            "sources    {} = {} read + {known} imported before + {failed} not read to the end",
+            self.found, account.files
+        )?;
         if self.resumed > 0 {
             writeln!(f, "           {} of them continued where an earlier import had stopped", self.resumed)?;
         }

@@ -250,6 +250,17 @@ impl Decoder {
         Self { shape: Shape::Lines(lines), ..Self::new(name, Options::default()) }
     }
 
+    /// The next byte pushed will be that at the resume point: forgets the bytes of a record that has not ended. What is remembered
+    /// to recognise duplicates stays.
+    pub fn go_back(&mut self) {
+        self.held_back = 0;
+        match &mut self.shape {
+            Shape::Unknown(head) => head.clear(),
+            Shape::Azure(reader) => reader.go_back(),
+            Shape::Lines(lines) => lines.rest.clear(),
+        }
+    }
+
     /// Whether the source holds JSON lines of ours; false as long as that is not known.
     pub const fn is_lines(&self) -> bool {
         matches!(self.shape, Shape::Lines(_))

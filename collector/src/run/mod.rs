@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::detect::RuleFile;
+use crate::ingest::azure::tail;
 use crate::ingest::{self, sensor, tls};
 use crate::metrics::{self, Vitals};
 use crate::pki::Pki;
@@ -128,6 +129,10 @@ impl Collector {
             Checkpoints { outlets: outlets.clone(), directory: config.store.directory.clone(), vitals: Arc::clone(&vitals) };
         let interval = Duration::from_secs(config.detect.checkpoint_interval_secs);
         let mut background = vec![tokio::spawn(checkpoints.clone().run(interval, stopping.clone()))];
+        for container in config.azure.clone() {
+            let (store, outlets, vitals) = (config.store.clone(), outlets.clone(), Arc::clone(&vitals));
+            background.push(tokio::spawn(tail::follow(container, store, outlets, vitals, clock, stopping.clone())));
+        }
         let ingest = tokio::spawn(sensor::serve(
             listener,
             tls,
@@ -193,7 +198,9 @@ impl Collector {
     /// Stops accepting, commits what has arrived, acknowledges it, and ends.
     pub async fn stop(self) {
         if let Err(error) = self.checkpoint().await {
-            tracing::warn!("what the detectors have learned cannot be written: {error}; the next start looks at older records again");
+            tracing::warn!(
+                "what the detectors have learned cannot be written: {error}; the next start looks at older records again"
+            );
         }
         self.stop.send_replace(true);
         // A task that panicked has said so; the others still end in order.

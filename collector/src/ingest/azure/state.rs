@@ -90,8 +90,10 @@ impl FilesState {
 /// What the tail of a container remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TailState {
-    /// The latest hour in which a blob was read, in hours since the epoch.
-    pub newest_hour: Option<i64>,
+    /// Every hour up to this one has been looked at, in hours since the epoch.
+    pub looked_at: Option<i64>,
+    /// What is known of blobs before this hour was forgotten: they are never looked at again, wherever the clock is set.
+    pub forgotten_before: Option<i64>,
     /// By path. Only those of the hours that are still looked at.
     pub blobs: BTreeMap<String, BlobState>,
 }
@@ -105,14 +107,34 @@ pub struct BlobState {
     pub last_block: Option<(String, u64)>,
     /// The version of the blob that was read to its end.
     pub e_tag: Option<String>,
+    /// Bytes of a record that had not ended then.
+    pub held_back: u64,
     /// It holds what we cannot read, from here on; it is not tried again until it is replaced.
     pub refused: bool,
 }
 
 impl TailState {
-    /// Forgets the blobs of hours before `oldest`.
-    pub fn forget_before(&mut self, oldest: BlobHour) {
-        self.blobs.retain(|path, _| BlobHour::in_path(path).is_none_or(|hour| hour >= oldest));
+    /// The hours to look at when it is `current`: those since the last look and `back` before, at most `catch_up_max`.
+    pub fn hours(&self, current: BlobHour, back: u32, catch_up_max: u32) -> impl Iterator<Item = BlobHour> + use<> {
+        let (current, back) = (current.number(), i64::from(back));
+        let since = self.looked_at.unwrap_or(current).min(current) - back;
+        let oldest = since.max(current - i64::from(catch_up_max)).min(current - back);
+        let oldest = oldest.max(self.forgotten_before.unwrap_or(oldest));
+        (oldest..=current).map(BlobHour::from_number)
+    }
+
+    /// Every hour up to `current` was looked at: forgets the blobs that are `back` hours older than the newest.
+    pub fn looked_at(&mut self, current: BlobHour, back: u32) {
+        self.looked_at = Some(current.number());
+        // Going by the blobs and not by the clock alone: one that is set wrong for a while must not make us forget.
+        let hour = |path: &String| BlobHour::in_path(path).map(BlobHour::number);
+        let Some(newest) = self.blobs.keys().filter_map(hour).max() else { return };
+        let oldest = newest.min(current.number()) - i64::from(back);
+        let before = self.blobs.len();
+        self.blobs.retain(|path, _| hour(path).is_none_or(|hour| hour >= oldest));
+        if self.blobs.len() < before {
+            self.forgotten_before = self.forgotten_before.max(Some(oldest));
+        }
     }
 }
 
@@ -128,7 +150,9 @@ pub fn to_bytes(state: &impl Serialize) -> Vec<u8> {
 /// They are not what we wrote; a sentence that says what to do.
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
-        anyhow::anyhow!("the import's state cannot be read ({error}); it was written by another version: use that one, or another store")
+        anyhow::anyhow!(
+            "the import's state cannot be read ({error}); it was written by another version: use that one, or another store"
+        )
     })
 }
 
@@ -161,17 +185,38 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let mut state = TailState { newest_hour: Some(498_682), ..TailState::default() };
+        let mut state = TailState { looked_at: Some(498_682), ..TailState::default() };
         let blob = BlobState {
             resume: Resume { byte_offset: 12, record: 3, csv_header: None },
             last_block: Some(("RDE=".to_owned(), 112)),
             e_tag: Some("\"0x8D\"".to_owned()),
+            held_back: 0,
             refused: false,
         };
         state.blobs.insert("a/y=2026/m=11/d=21/h=10/m=00/macAddress=00224800000A/PT1H.json".to_owned(), blob);
         assert_eq!(from_bytes::<TailState>(&to_bytes(&state)).unwrap(), state);
-        state.forget_before(BlobHour::in_path("y=2026/m=11/d=21/h=11").unwrap());
-        assert!(state.blobs.is_empty());
         assert!(from_bytes::<TailState>(b"x").unwrap_err().to_string().contains("another version"));
+    }
+
+    #[test]
+    fn no_hour_is_missed_after_a_standstill_and_none_is_read_again_after_it_was_forgotten() {
+        let path = |hour| format!("a/{}/m=00/macAddress=00224800000A/PT1H.json", BlobHour::from_number(hour));
+        let hours = |state: &TailState, current| {
+            let hours: Vec<i64> = state.hours(BlobHour::from_number(current), 2, 10).map(BlobHour::number).collect();
+            (hours.first().copied().unwrap_or_default(), hours.len())
+        };
+        let mut state = TailState::default();
+        assert_eq!(hours(&state, 1_000), (998, 3));
+        for hour in 995..=1_000 {
+            state.blobs.insert(path(hour), BlobState::default());
+        }
+        state.looked_at(BlobHour::from_number(1_000), 2);
+        assert_eq!((state.blobs.len(), state.forgotten_before), (3, Some(998)));
+        assert_eq!(hours(&state, 1_005), (998, 8));
+        assert_eq!(hours(&state, 1_050), (1_040, 11), "no more than ten hours are caught up with");
+        // The clock is an age ahead for a while, then right again, then behind.
+        state.looked_at(BlobHour::from_number(9_000), 2);
+        assert_eq!((hours(&state, 1_001), state.blobs.len()), ((999, 3), 3));
+        assert_eq!(hours(&state, 997), (0, 0));
     }
 }
