@@ -10,10 +10,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
 use crate::commands::rules::RulesArgs;
-use crate::commands::{alerts, check, detect, doctor, pki, query, rules};
+use crate::commands::{alerts, check, detect, doctor, import, pki, query, rules};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -56,6 +57,11 @@ enum Command {
     /// The table shows alerts. For a line per rule, key and bin, as the public KQL rules answer:
     /// spanwatch-collector detect PT1H.json --variant exact --format jsonl
     Detect(DetectArgs),
+    /// Put recorded flows into the store, beside everything else; also while the collector runs.
+    ///
+    /// Azure's flow logs, Traffic Analytics tables, or recordings of a sensor. What was imported before is not imported again, and
+    /// an import that was interrupted goes on where it stopped: just repeat it.
+    Import(ImportArgs),
     /// Show, explain and check the detection rules.
     Rules(RulesArgs),
     /// Make certificates: for this collector, and an identity for each sensor.
@@ -79,6 +85,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     let path = command_line.config.as_deref();
     match command_line.command {
         Command::Detect(args) => detect::run(&args, &Config::load(path)?)?,
+        Command::Import(args) => import::run(&args, &Config::load(path)?)?,
         Command::Rules(args) => rules::run(&args, &Config::load(path)?)?,
         Command::Check => check::run(path)?,
         Command::Run => {

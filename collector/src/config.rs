@@ -8,6 +8,7 @@ use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::{RuleFile, SiteSettings, Sites};
+use crate::ingest::azure::settings::AzureSettings;
 use crate::ingest::settings::IngestSettings;
 use crate::store::StoreSettings;
 
@@ -33,6 +34,9 @@ pub struct Config {
     /// Where addresses belong. Without any, all private space is one site.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteSettings>,
+    /// Containers with Azure's flow logs that a running collector follows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub azure: Vec<AzureSettings>,
 }
 
 /// Section `[pki]`.
@@ -131,6 +135,15 @@ impl Config {
                 return Err(settings::mistake(path, text, &format!("{section}.{key}"), sentence));
             }
         }
+        for (number, azure) in config.azure.iter().enumerate() {
+            if let Err((key, sentence)) = azure.check() {
+                return Err(settings::mistake(path, text, &format!("azure.{key}"), sentence));
+            }
+            if config.azure.iter().take(number).any(|other| other.name == azure.name) {
+                let sentence = format!("two containers are named {:?}; how far each was read is kept by its name", azure.name);
+                return Err(settings::mistake(path, text, "azure.name", sentence));
+            }
+        }
         Sites::new(&config.sites).map_err(|sentence| settings::mistake(path, text, "sites", sentence))?;
         Ok(config)
     }
@@ -199,6 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_a_container_shows_every_key_with_its_default() {
+        let text = include_str!("../../deploy/collector.toml");
+        let example = text.split("#[[azure]]").nth(1).unwrap().split("\n\n").next().unwrap();
+        let example: Vec<&str> =
+            example.lines().filter(|line| !line.starts_with("# ")).map(|line| line.trim_start_matches('#')).collect();
+        let written: toml::Table = example.join("\n").parse().unwrap();
+        let expected = AzureSettings { name: "plant".to_owned(), account: "plantlogs".to_owned(), ..AzureSettings::default() };
+        assert_eq!(written, toml::Table::try_from(&expected).unwrap());
+        expected.check().unwrap();
+    }
+
+    #[test]
     fn a_mistake_is_shown_with_its_place_and_a_hint() {
         let mistake = |text: &str| Config::parse(Path::new("c.toml"), text).unwrap_err().to_string();
         assert_eq!(mistake("[store]\ndirectry = \"/x\"\n"), "c.toml:2:1: unknown key `directry`; did you mean `directory`?");
@@ -206,6 +231,8 @@ mod tests {
             mistake("[ingest]\ncredit_batches = 0\n"),
             "c.toml:2:1: ingest.credit_batches: must be between 1 and 4096, not 0"
         );
+        let twice = mistake("[[azure]]\nname = \"a\"\naccount = \"x\"\n[[azure]]\nname = \"a\"\naccount = \"y\"\n");
+        assert!(twice.starts_with("c.toml:5:1: azure.name: two containers are named \"a\""), "{twice}");
         let sites = mistake("[[sites]]\nname = \"a\"\ncidrs = []\n");
         assert!(sites.starts_with("c.toml:1:1: sites: site \"a\" needs a name and at least one prefix"), "{sites}");
     }

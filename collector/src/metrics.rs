@@ -1,5 +1,6 @@
 //! The collector's own numbers, for Prometheus and for whoever asks whether it is well.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use axum::routing::get;
 use spanwatch_common::time::Timestamp;
 
 use crate::detect;
+use crate::ingest::azure::tail::TailVitals;
 use crate::ingest::registry::Registry;
 use crate::ingest::sensor::Door;
 use crate::store;
@@ -23,6 +25,7 @@ pub struct Vitals {
     /// Connections.
     pub door: Arc<Door>,
     store: Mutex<StoreVitals>,
+    azure: Mutex<BTreeMap<String, TailVitals>>,
     detect: Mutex<DetectVitals>,
 }
 
@@ -77,11 +80,23 @@ impl Vitals {
         self.detect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The numbers of the container that is followed as `name`, to be changed.
+    pub fn azure(&self, name: &str, change: impl FnOnce(&mut TailVitals)) {
+        let mut containers = self.azure.lock().unwrap_or_else(PoisonError::into_inner);
+        change(containers.entry(name.to_owned()).or_default());
+    }
+
+    /// The numbers of every container that is followed.
+    pub fn containers(&self) -> BTreeMap<String, TailVitals> {
+        self.azure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All numbers in the text format of Prometheus (version 0.0.4).
     pub fn render(&self) -> String {
         let mut page = Page::default();
         self.render_door(&mut page);
         self.render_sensors(&mut page);
+        self.render_azure(&mut page);
         self.render_store(&mut page);
         self.render_detect(&mut page);
         page.text
@@ -129,6 +144,34 @@ impl Vitals {
         for (sensor, status) in &statuses {
             for (count, value) in status.ledger.counts() {
                 page.value("sensor_ledger_packets", &format!("sensor=\"{sensor}\",count=\"{count}\""), value);
+            }
+        }
+    }
+
+    fn render_azure(&self, page: &mut Page) {
+        let containers = self.containers();
+        if containers.is_empty() {
+            return;
+        }
+        type Get = fn(&TailVitals) -> u64;
+        let values: [(&str, &str, &str, Get); 12] = [
+            ("azure_trouble", "gauge", "1 while the container cannot be read.", |vitals| u64::from(vitals.trouble.is_some())),
+            ("azure_blobs", "gauge", "Blobs that are followed.", |vitals| vitals.blobs),
+            ("azure_blobs_waiting", "gauge", "Blobs that wait because there are too many.", |vitals| vitals.blobs_waiting),
+            ("azure_blobs_refused", "gauge", "Blobs that hold what cannot be read.", |vitals| vitals.refused),
+            ("azure_blobs_replaced_total", "counter", "Blobs that were replaced and read anew.", |vitals| vitals.replaced),
+            ("azure_bytes_total", "counter", "Bytes read.", |vitals| vitals.bytes),
+            ("azure_rows_total", "counter", "Rows stored.", |vitals| vitals.rows),
+            ("azure_duplicates_total", "counter", "Exact duplicates left out.", |vitals| vitals.duplicates),
+            ("azure_held_back_bytes", "gauge", "Bytes of records that have not ended yet.", |vitals| vitals.held_back),
+            ("azure_lag_seconds", "gauge", "From the newest stored row to the last look.", |vitals| vitals.lag_secs),
+            ("azure_rounds_total", "counter", "Times the container was looked through.", |vitals| vitals.rounds),
+            ("azure_failed_rounds_total", "counter", "Times trouble came in between.", |vitals| vitals.failed_rounds),
+        ];
+        for (name, kind, help, get) in values {
+            page.metric(name, kind, help);
+            for (container, vitals) in &containers {
+                page.value(name, &format!("container=\"{container}\""), get(vitals));
             }
         }
     }
@@ -242,10 +285,17 @@ pub fn router(vitals: Arc<Vitals>) -> axum::Router {
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
         }
         // Old rules still watch, so this is no reason to call the collector ill.
-        match vitals.detect().rules_error.clone() {
-            None => (StatusCode::OK, "ok\n".to_owned()),
-            Some(error) => (StatusCode::OK, format!("ok, but with the rules of before: {error}\n")),
+        let mut text = match vitals.detect().rules_error.clone() {
+            None => "ok\n".to_owned(),
+            Some(error) => format!("ok, but with the rules of before: {error}\n"),
+        };
+        // Neither is a container that cannot be read: sensors are heard all the same.
+        for (container, azure) in vitals.containers() {
+            if let Some(trouble) = azure.trouble {
+                let _ = writeln!(text, "ok, but without azure {container}: {trouble}"); // writing to a String cannot fail
+            }
         }
+        (StatusCode::OK, text)
     }
     axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals)
 }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod detect;
 pub mod doctor;
 mod findings;
+pub mod import;
 mod layout;
 pub mod pki;
 pub mod query;

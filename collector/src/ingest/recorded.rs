@@ -3,7 +3,6 @@
 //! What comes in may be our own JSON lines or any of Azure's formats, mixed as the files come; each file is recognised by its
 //! beginning. [`read_all`] reads a list of sources from end to end, [`Decoder`] one source in pieces.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -245,6 +244,23 @@ impl Decoder {
         Self { shape: Shape::Azure(Box::new(reader)), ..Self::new(name, options) }
     }
 
+    /// For a source of JSON lines of ours from where another decoder stopped.
+    pub fn resume_lines(name: &str, resume: &Resume) -> Self {
+        let lines = Lines { number: resume.record, offset: resume.byte_offset, ..Lines::default() };
+        Self { shape: Shape::Lines(lines), ..Self::new(name, Options::default()) }
+    }
+
+    /// The next byte pushed will be that at the resume point: forgets the bytes of a record that has not ended. What is remembered
+    /// to recognise duplicates stays.
+    pub fn go_back(&mut self) {
+        self.held_back = 0;
+        match &mut self.shape {
+            Shape::Unknown(head) => head.clear(),
+            Shape::Azure(reader) => reader.go_back(),
+            Shape::Lines(lines) => lines.rest.clear(),
+        }
+    }
+
     /// Whether the source holds JSON lines of ours; false as long as that is not known.
     pub const fn is_lines(&self) -> bool {
         matches!(self.shape, Shape::Lines(_))
@@ -308,13 +324,9 @@ impl Decoder {
                     held_back: self.held_back,
                 }
             }
-            Shape::Lines(lines) => Part {
-                bytes: lines.bytes,
-                records: lines.records,
-                tuples: lines.records,
-                rows: self.rows,
-                ..Part::default()
-            },
+            Shape::Lines(lines) => {
+                Part { bytes: lines.bytes, records: lines.records, tuples: lines.records, rows: self.rows, ..Part::default() }
+            }
         }
     }
 
@@ -416,14 +428,4 @@ impl Lines {
         each(OBSERVER, record);
         Ok(())
     }
-}
-
-/// Failures by reason, for a summary: the reason is what is left of a sentence without the file's name and place.
-pub fn reasons(failures: &[String]) -> BTreeMap<String, u64> {
-    let mut reasons = BTreeMap::new();
-    for failure in failures {
-        let reason = failure.rsplit_once(": ").map_or(failure.as_str(), |(_, reason)| reason);
-        *reasons.entry(reason.to_owned()).or_default() += 1;
-    }
-    reasons
 }

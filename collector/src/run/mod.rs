@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::detect::RuleFile;
+use crate::ingest::azure::tail;
 use crate::ingest::{self, sensor, tls};
 use crate::metrics::{self, Vitals};
 use crate::pki::Pki;
@@ -129,6 +130,10 @@ impl Collector {
             Checkpoints { outlets: outlets.clone(), directory: config.store.directory.clone(), vitals: Arc::clone(&vitals) };
         let interval = Duration::from_secs(config.detect.checkpoint_interval_secs);
         let mut background = vec![tokio::spawn(checkpoints.clone().run(interval, stopping.clone()))];
+        for container in config.azure.clone() {
+            let (store, outlets, vitals) = (config.store.clone(), outlets.clone(), Arc::clone(&vitals));
+            background.push(tokio::spawn(tail::follow(container, store, outlets, vitals, clock, stopping.clone())));
+        }
         let ingest = tokio::spawn(sensor::serve(
             listener,
             tls,

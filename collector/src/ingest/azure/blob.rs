@@ -60,10 +60,8 @@ impl BlobError {
             object_store::Error::NotFound { path, .. } => Self::Missing(redact(path)),
             object_store::Error::Precondition { .. } | object_store::Error::NotModified { .. } => Self::Changed,
             other => {
-                let denied = matches!(
-                    other,
-                    object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
-                );
+                let denied =
+                    matches!(other, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. });
                 Self::said(&whole(other), denied, deed)
             }
         }
@@ -264,8 +262,7 @@ impl Container {
         url.set_query(Some("comp=blocklist&blocklisttype=committed"));
         let mut request = HttpRequest::new(HttpRequestBody::from(Bytes::new()));
         *request.uri_mut() = url.as_str().parse().map_err(|error| other(&error))?;
-        let credential =
-            self.store.credentials().get_credential().await.map_err(|error| BlobError::of(&error, "log in"))?;
+        let credential = self.store.credentials().get_credential().await.map_err(|error| BlobError::of(&error, "log in"))?;
         AzureAuthorizer::new(&credential, &self.address.account).authorize(&mut request);
 
         let send = self.http.get(request.uri().to_string()).headers(request.headers().clone()).send();

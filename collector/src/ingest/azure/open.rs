@@ -198,8 +198,7 @@ enum Answer {
 
 impl UrlBody {
     fn open(url: Url, network: Arc<Network>, offset: u64) -> io::Result<Self> {
-        let mut body =
-            Self { url, network, position: offset, version: None, response: None, piece: Bytes::new(), attempts: 0 };
+        let mut body = Self { url, network, position: offset, version: None, response: None, piece: Bytes::new(), attempts: 0 };
         body.connect()?;
         Ok(body)
     }
@@ -252,9 +251,10 @@ impl UrlBody {
             StatusCode::PARTIAL_CONTENT => Answer::Never("the server sent another part than was asked for".to_owned()),
             StatusCode::RANGE_NOT_SATISFIABLE => Answer::End,
             StatusCode::NOT_FOUND | StatusCode::GONE => Answer::Never("the server has no such file (404)".to_owned()),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Answer::Never(format!("the server does not permit it ({}); is the SAS complete, and not expired?", status.as_u16()))
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::Never(format!(
+                "the server does not permit it ({}); is the SAS complete, and not expired?",
+                status.as_u16()
+            )),
             StatusCode::PRECONDITION_FAILED => Answer::Never("the file changed while it was read; read it again".to_owned()),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 let pause = wanted.map_or(pause, Duration::from_secs).min(BACK_OFF_MAX);

@@ -37,7 +37,9 @@ impl Credential {
         let text = std::fs::read_to_string(path).with_context(trouble)?;
         match Self::parse(&text) {
             Some(credential) => Ok(credential),
-            None => bail!("{} holds no credential; write a SAS token, an account key or a connection string into it", path.display()),
+            None => {
+                bail!("{} holds no credential; write a SAS token, an account key or a connection string into it", path.display())
+            }
         }
     }
 

@@ -216,7 +216,8 @@ fn container_of_az(typed: &str) -> anyhow::Result<Listing> {
 /// end. Anything else is one file.
 fn container_of_url(url: &Url) -> anyhow::Result<Option<Listing>> {
     let host = url.host_str().unwrap_or_default();
-    let Some((account, "blob")) = host.split_once('.').map(|(account, rest)| (account, rest.split('.').next().unwrap_or_default()))
+    let Some((account, "blob")) =
+        host.split_once('.').map(|(account, rest)| (account, rest.split('.').next().unwrap_or_default()))
     else {
         return Ok(None);
     };
@@ -264,7 +265,8 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         }
-        let expected: Vec<String> = [&root.join("nta.csv"), &root.join("old.json.gz"), &early, &late].map(|path| path.display().to_string()).to_vec();
+        let expected: Vec<String> =
+            [&root.join("nta.csv"), &root.join("old.json.gz"), &early, &late].map(|path| path.display().to_string()).to_vec();
         let typed = |what: &str| root.join(what).display().to_string();
         assert_eq!(names(&[typed("")]), expected);
         assert_eq!(names(&[typed("*/y=2026/m=11/*/*/*/*/PT1H.json"), typed("nta.csv"), typed("")]), expected);
@@ -277,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_url_is_known_without_its_signature() {
-        let names = |sas: &str| names(&[format!("https://acct.example.org/c/y=2026/m=11/d=21/h=10/m=00/PT1H.json?sv=1&sig={sas}")]);
+        let names =
+            |sas: &str| names(&[format!("https://acct.example.org/c/y=2026/m=11/d=21/h=10/m=00/PT1H.json?sv=1&sig={sas}")]);
         assert_eq!(names("ONE"), names("TWO"));
         assert_eq!(names("ONE"), ["https://acct.example.org/c/y=2026/m=11/d=21/h=10/m=00/PT1H.json"]);
     }
