@@ -226,8 +226,9 @@ async fn resume(watch: &mut Watch, settings: &StoreSettings) -> anyhow::Result<(
         records += 1;
         Ok(())
     };
-    // What `import` brought in by hand was never shown to the detectors.
-    store::added_since(settings, checkpoint.version, &|_| false, &mut look).await?;
+    // Containers that are followed go before the detectors; what `import` brought in by hand never does.
+    let followed = |import: &str| import.starts_with(tail::IMPORT_PREFIX);
+    store::added_since(settings, checkpoint.version, &followed, &mut look).await?;
     tracing::info!("the detectors go on where they were; {records} records since the last checkpoint were looked at again");
     if !anew.is_empty() {
         tracing::info!("{} start anew, because their settings have changed", anew.join(", "));

@@ -15,11 +15,11 @@ use futures::stream;
 const OPENER: &str = "QTAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw";
 const CLOSER: &str = "WjAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw";
 /// The signature that must never be seen again.
-pub const SIGNATURE: &str = "TOPSECRETSIGNATURE";
+pub(crate) const SIGNATURE: &str = "TOPSECRETSIGNATURE";
 
 /// What the service holds, and how it misbehaves.
 #[derive(Default)]
-pub struct Shelf {
+pub(crate) struct Shelf {
     blobs: BTreeMap<String, Blob>,
     /// So many requests are answered with this status before all is well again.
     pub failures: Option<(u32, u16)>,
@@ -74,7 +74,7 @@ impl Shelf {
 }
 
 /// A running service.
-pub struct Service {
+pub(crate) struct Service {
     pub address: SocketAddr,
     shelf: Arc<Mutex<Shelf>>,
     _runtime: tokio::runtime::Runtime,
@@ -229,7 +229,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// One record of a VNet flow log: the conversations numbered `from..to`, each to an address of its own, at `millis`.
-pub fn record(mac: &str, millis: i64, from: u32, to: u32) -> String {
+pub(crate) fn record(mac: &str, millis: i64, from: u32, to: u32) -> String {
     let tuples: Vec<String> = (from..to)
         .map(|n| format!("\"{millis},10.0.0.4,{},{},443,6,O,B,NX,0,0,0,0\"", address(n), 40_000 + n % 20_000))
         .collect();
@@ -243,7 +243,7 @@ pub fn record(mac: &str, millis: i64, from: u32, to: u32) -> String {
 }
 
 /// The destination of conversation `n`.
-pub fn address(n: u32) -> String {
+pub(crate) fn address(n: u32) -> String {
     let [_, b, c, d] = n.to_be_bytes();
     format!("10.{}.{c}.{d}", 1 + b)
 }
