@@ -22,13 +22,13 @@ pub(crate) const SIGNATURE: &str = "TOPSECRETSIGNATURE";
 pub(crate) struct Shelf {
     blobs: BTreeMap<String, Blob>,
     /// So many requests are answered with this status before all is well again.
-    pub failures: Option<(u32, u16)>,
+    pub(crate) failures: Option<(u32, u16)>,
     /// So many bodies break off in the middle.
-    pub breaks: u32,
+    pub(crate) breaks: u32,
     /// Block lists are not permitted.
-    pub no_block_lists: bool,
+    pub(crate) no_block_lists: bool,
     /// Requests answered, by what they asked for.
-    pub asked: BTreeMap<&'static str, u32>,
+    pub(crate) asked: BTreeMap<&'static str, u32>,
     version: u32,
 }
 
@@ -46,13 +46,13 @@ impl Blob {
 
 impl Shelf {
     /// Puts a blob as a whole.
-    pub fn put(&mut self, path: &str, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, path: &str, bytes: &[u8]) {
         self.version += 1;
         self.blobs.insert(path.to_owned(), Blob { blocks: vec![(String::new(), bytes.to_vec())], version: self.version });
     }
 
     /// Appends records to an hour's document as Azure does: one block before the closer, which is replaced.
-    pub fn append(&mut self, path: &str, records: &str) {
+    pub(crate) fn append(&mut self, path: &str, records: &str) {
         self.version += 1;
         let version = self.version;
         let blob = self.blobs.entry(path.to_owned()).or_default();
@@ -68,20 +68,20 @@ impl Shelf {
     }
 
     /// Another document takes the place of this one.
-    pub fn remove(&mut self, path: &str) {
+    pub(crate) fn remove(&mut self, path: &str) {
         self.blobs.remove(path);
     }
 }
 
 /// A running service.
 pub(crate) struct Service {
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     shelf: Arc<Mutex<Shelf>>,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Service {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let shelf = Arc::new(Mutex::new(Shelf::default()));
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).unwrap();
@@ -91,7 +91,7 @@ impl Service {
         Self { address, shelf, _runtime: runtime }
     }
 
-    pub fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap()
     }
 }
