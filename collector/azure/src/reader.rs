@@ -178,19 +178,6 @@ impl Reader {
         reader
     }
 
-    /// The next byte pushed will be that at the resume point: forgets the bytes of a record that has not ended. What is remembered
-    /// to recognise duplicates stays. For a file that grows and is fetched again from there.
-    pub fn go_back(&mut self) {
-        let Resume { byte_offset, csv_header, .. } = &self.resume;
-        self.base = *byte_offset;
-        self.text.clear();
-        match &mut self.shape {
-            Shape::Unknown => {}
-            Shape::Csv(framer, _) if csv_header.is_some() => *framer = CsvFramer::default(),
-            shape => *shape = if *byte_offset > 0 { Shape::Json(JsonFramer::default()) } else { Shape::Unknown },
-        }
-    }
-
     /// Names the file in errors.
     #[must_use]
     pub fn named(mut self, file: &str) -> Self {

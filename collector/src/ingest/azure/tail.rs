@@ -411,7 +411,7 @@ impl Tail {
         let name = format!("{}/{path}", self.container()?.name());
         let mut decoder = match self.decoders.remove(path) {
             Some(mut kept) => {
-                kept.decoder.go_back();
+                kept.decoder.rewind();
                 kept.decoder
             }
             None => Decoder::resume(&name, options, known.resume.clone()),
