@@ -15,7 +15,10 @@ pub mod blob;
 pub mod hour;
 pub mod open;
 pub mod secret;
+pub mod settings;
 pub mod source;
+pub mod state;
+pub mod tail;
 
 /// The error with its causes, each once, and without secrets.
 pub(crate) fn whole(error: &dyn std::error::Error) -> String {

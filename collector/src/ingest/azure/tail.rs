@@ -9,7 +9,6 @@
 //! where the credential does not permit to ask for it, the byte before that place must be the end of a record.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,8 @@ use crate::ingest::{Outlets, stopped};
 use crate::metrics::Vitals;
 use crate::store::{Importer, StoreError, StoreSettings};
 
+/// What the names begin with under which the store keeps how far containers have been read.
+pub const IMPORT_PREFIX: &str = "azure-";
 /// Rows that make a commit happen before a round is over.
 const COMMIT_ROWS: usize = 100_000;
 /// The folders above the hours are looked for anew this often: a flow log was added.
@@ -144,7 +145,7 @@ async fn round(
     clock: fn() -> Timestamp,
 ) -> Result<(), Trouble> {
     if tail.is_none() {
-        let (importer, state) = Importer::open(store.clone(), &format!("azure-{}", settings.name)).await?;
+        let (importer, state) = Importer::open(store.clone(), &format!("{IMPORT_PREFIX}{}", settings.name)).await?;
         let state = state.map(|state| state::from_bytes(&state)).transpose()?.unwrap_or_default();
         *tail = Some(Tail::new(settings.clone(), importer, state, outlets.clone(), Arc::clone(vitals)));
     }
@@ -504,15 +505,7 @@ fn unquoted(e_tag: Option<&str>) -> Option<String> {
     e_tag.map(|tag| tag.trim_matches('"').to_owned())
 }
 
-/// The credential files that `settings` name, for whoever checks them beforehand.
-pub fn credential_files(settings: &[AzureSettings]) -> impl Iterator<Item = &PathBuf> {
-    settings.iter().map(|settings| &settings.credential_file).filter(|file| !file.as_os_str().is_empty())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this loop owns the requests; how long ago it looked for folders is its own affair"
-)]
+#[expect(clippy::disallowed_methods, reason = "this loop owns the requests, and when it last looked for folders")]
 fn now() -> Instant {
     Instant::now()
 }
