@@ -1,5 +1,7 @@
 //! Azure's flow logs from files, web servers and Blob Storage: every row once, whatever happens in between.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly, and its name says what it is for")]
+
 mod support;
 
 use std::io::Write as _;
@@ -55,6 +57,15 @@ fn wait_for_rows(config: &Config, count: u32) {
         assert!(waited < PATIENCE, "{} rows after {waited:?}, expected {count}", stored(config).len());
         std::thread::sleep(Duration::from_millis(300));
         waited += Duration::from_millis(300);
+    }
+}
+
+fn wait_for_round(collector: &Collector) {
+    let mut waited = Duration::ZERO;
+    while collector.vitals().containers().get("plant").is_none_or(|plant| plant.rounds == 0) {
+        assert!(waited < PATIENCE);
+        std::thread::sleep(Duration::from_millis(100));
+        waited += Duration::from_millis(100);
     }
 }
 
@@ -140,6 +151,7 @@ fn a_container_is_followed_through_trouble_restarts_and_kills_and_every_row_come
         let total = append(&path, MAC, 30);
         let (runtime, collector) = start(&config);
         wait_for_rows(&config, total);
+        wait_for_round(&collector);
         let sums = collector.vitals().containers()["plant"].clone();
         assert_eq!((sums.rows, sums.blobs, sums.duplicates, sums.trouble), (30, 2, 0, None), "only what was new was read");
         drop(collector);

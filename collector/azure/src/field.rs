@@ -38,37 +38,60 @@ pub(crate) fn count(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// A port; blank where the protocol has none.
-#[inline]
-pub(crate) fn port(text: &[u8]) -> Option<u16> {
-    if text.is_empty() { Some(0) } else { number(text).and_then(|port| u16::try_from(port).ok()) }
-}
-
 /// An address of either family.
 #[inline]
 pub(crate) fn address(text: &[u8]) -> Option<Address> {
-    let mut value = 0_u32;
-    let mut octet = 0_u32;
+    match leading_v4(text) {
+        Some((address, [])) => Some(address),
+        _ => address_v6(text),
+    }
+}
+
+/// The digits at the front as a number, and what follows; none if there are too many or none.
+#[inline]
+pub(crate) fn leading_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    /// Any number of so many digits fits.
+    const DIGITS_MAX: usize = 19;
+    let mut value = 0_u64;
     let mut digits = 0;
-    let mut dots = 0;
-    for &byte in text {
-        let digit = byte.wrapping_sub(b'0');
-        if digit <= 9 {
-            octet = octet * 10 + u32::from(digit);
-            digits += 1;
-            if octet > 255 || digits > 3 {
-                return address_v6(text);
+    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit <= 9) {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        digits += 1;
+    }
+    if digits == 0 || digits > DIGITS_MAX { None } else { Some((value, text.get(digits..)?)) }
+}
+
+/// The IPv4 address at the front, and what follows its last digit.
+#[inline]
+pub(crate) fn leading_v4(text: &[u8]) -> Option<(Address, &[u8])> {
+    let mut value = 0_u32;
+    let mut rest = text;
+    for place in 0..4 {
+        let [first, after @ ..] = rest else { return None };
+        let mut octet = u32::from(first.wrapping_sub(b'0'));
+        if octet > 9 {
+            return None;
+        }
+        rest = after;
+        for _ in 0..2 {
+            let [next, after @ ..] = rest else { break };
+            let digit = u32::from(next.wrapping_sub(b'0'));
+            if digit > 9 {
+                break;
             }
-        } else if byte == b'.' && digits > 0 && dots < 3 {
-            value = value << 8 | octet;
-            octet = 0;
-            digits = 0;
-            dots += 1;
-        } else {
-            return address_v6(text);
+            octet = octet * 10 + digit;
+            rest = after;
+        }
+        if octet > 255 {
+            return None;
+        }
+        value = value << 8 | octet;
+        if place < 3 {
+            let [b'.', after @ ..] = rest else { return None };
+            rest = after;
         }
     }
-    if dots == 3 && digits > 0 { Some(Address::from_v4((value << 8 | octet).to_be_bytes())) } else { None }
+    Some((Address::from_v4(value.to_be_bytes()), rest))
 }
 
 #[cold]
@@ -82,8 +105,8 @@ fn address_v6(text: &[u8]) -> Option<Address> {
 #[inline]
 pub(crate) fn protocol_number(text: &[u8]) -> Option<u8> {
     match text {
-        b"T" | b"6" => Some(protocol::TCP),
-        b"U" | b"17" => Some(protocol::UDP),
+        [b'T' | b'6'] => Some(protocol::TCP),
+        [b'U'] | [b'1', b'7'] => Some(protocol::UDP),
         _ => number(text).and_then(|number| u8::try_from(number).ok()).or_else(|| protocol_name(text)),
     }
 }
@@ -103,8 +126,8 @@ fn protocol_name(text: &[u8]) -> Option<u8> {
 #[inline]
 pub(crate) fn direction(text: &[u8]) -> Option<Direction> {
     match text {
-        b"I" => Some(Direction::Inbound),
-        b"O" => Some(Direction::Outbound),
+        [b'I'] => Some(Direction::Inbound),
+        [b'O'] => Some(Direction::Outbound),
         _ if text.eq_ignore_ascii_case(b"Inbound") => Some(Direction::Inbound),
         _ if text.eq_ignore_ascii_case(b"Outbound") => Some(Direction::Outbound),
         _ => None,
@@ -115,8 +138,8 @@ pub(crate) fn direction(text: &[u8]) -> Option<Direction> {
 #[inline]
 pub(crate) fn action(text: &[u8]) -> Option<Action> {
     match text {
-        b"A" => Some(Action::Allow),
-        b"D" => Some(Action::Deny),
+        [b'A'] => Some(Action::Allow),
+        [b'D'] => Some(Action::Deny),
         _ if text.eq_ignore_ascii_case(b"Allowed") => Some(Action::Allow),
         _ if text.eq_ignore_ascii_case(b"Denied") => Some(Action::Deny),
         _ => None,
@@ -125,8 +148,10 @@ pub(crate) fn action(text: &[u8]) -> Option<Action> {
 
 /// The time of a tuple: seconds or milliseconds since the epoch, told apart by size. Zero is no time.
 #[inline]
-pub(crate) fn tuple_time(text: &[u8]) -> Option<Timestamp> {
-    let value = number(text).filter(|&value| value > 0)?;
+pub(crate) fn tuple_time(value: u64) -> Option<Timestamp> {
+    if value == 0 {
+        return None;
+    }
     let nanos = value.checked_mul(if value < MILLIS_FROM { 1_000_000_000 } else { 1_000_000 })?;
     i64::try_from(nanos).ok().map(Timestamp::from_nanos)
 }
@@ -227,13 +252,12 @@ mod tests {
 
     #[test]
     fn times_are_told_apart_by_their_size() {
-        assert_eq!(tuple_time(b"1700000000"), Some(Timestamp::from_secs(1_700_000_000)));
-        assert_eq!(tuple_time(b"1700000000123"), Some(Timestamp::from_nanos(1_700_000_000_123_000_000)));
-        assert_eq!(tuple_time(b"99999999999"), None, "seconds of the year 5138 are beyond nanoseconds in 64 bits");
-        assert_eq!(tuple_time(b"100000000000"), Some(Timestamp::from_secs(100_000_000)));
-        for no_time in [&b""[..], b"0", b"-1", b"1.5", b"18446744073709551616"] {
-            assert_eq!(tuple_time(no_time), None);
-        }
+        assert_eq!(tuple_time(1_700_000_000), Some(Timestamp::from_secs(1_700_000_000)));
+        assert_eq!(tuple_time(1_700_000_000_123), Some(Timestamp::from_nanos(1_700_000_000_123_000_000)));
+        assert_eq!(tuple_time(99_999_999_999), None, "seconds of the year 5138 are beyond nanoseconds in 64 bits");
+        assert_eq!(tuple_time(100_000_000_000), Some(Timestamp::from_secs(100_000_000)));
+        assert_eq!(tuple_time(0), None);
+        assert_eq!(tuple_time(u64::MAX), None);
     }
 
     #[test]

@@ -260,26 +260,29 @@ impl Walk<'_> {
     ) -> Result<(), Mistake> {
         let names = Names { observer: if mac.is_empty() { names.resource } else { mac }, ..names };
         let seed = names.identity();
-        let mut group = Group {
-            context: self.workshop.interner.context(&names),
-            mac: field::mac(mac.as_bytes()),
-            logged,
-            version,
-            interval: [Timestamp::NONE; 2],
-            udr_hop: false,
-        };
+        let mut group: Option<Group> = None;
         each(cursor, |cursor| {
             let text = cursor.string().map_err(|mistake| self.in_tuple(mistake))?;
-            let bytes = text.bytes()?;
+            let bytes = text.bytes().map_err(|mistake| self.in_tuple(mistake))?;
             let identity = hash(seed, &bytes);
+            let glance = self.workshop.seen.glance(identity);
             let tuple = Tuple::parse(&bytes, self.kind).map_err(|kind| self.in_tuple(Mistake::new(text.at, kind)))?;
-            if tuple.encryption != &*group.context.encryption {
-                group.context = self.workshop.interner.context(&Names { encryption: tuple.encryption, ..names });
-            }
-            let row = tuple.row(self.place, &group, identity);
+            let group = match &mut group {
+                // Two bytes at most times: not worth a call of memcmp.
+                Some(group) if tuple.encryption.bytes().eq(group.context.encryption.bytes()) => group,
+                slot => slot.insert(Group {
+                    context: self.workshop.interner.context(&Names { encryption: tuple.encryption, ..names }),
+                    mac: field::mac(mac.as_bytes()),
+                    logged,
+                    version,
+                    interval: [Timestamp::NONE; 2],
+                    udr_hop: false,
+                }),
+            };
+            let row = tuple.row(self.place, group, identity);
             self.place.tuple = self.place.tuple.saturating_add(1);
             self.workshop.counts.tuples += 1;
-            if self.workshop.seen.is_new(identity) {
+            if self.workshop.seen.is_new(identity, glance) {
                 self.workshop.origins.note(row.origin);
                 (self.sink)(&row);
             } else {
@@ -387,18 +390,16 @@ impl<'t> Tuple<'t> {
             Kind::Nsg => "8 or 13",
             Kind::Vnet => "13",
         };
-        let arity = || ErrorKind::Arity { tuple: excerpt(text), expected };
-        let mut fields = Fields { rest: Some(text) };
-        let mut next = || fields.next().ok_or_else(arity);
+        let mut fields = Fields { text, rest: Some(text), expected };
         let mut tuple = Self {
             origin: Origin::VnetV4,
-            at: parse(next()?, field::tuple_time, "the time", "seconds or milliseconds since 1970")?,
-            source: parse(next()?, field::address, "the source address", "an IP address")?,
-            destination: parse(next()?, field::address, "the destination address", "an IP address")?,
-            source_port: parse(next()?, field::port, "the source port", "a number up to 65535")?,
-            destination_port: parse(next()?, field::port, "the destination port", "a number up to 65535")?,
-            protocol: parse(next()?, field::protocol_number, "the protocol", "T, U or a number up to 255")?,
-            direction: parse(next()?, field::direction, "the direction", "I or O")?,
+            at: fields.time()?,
+            source: fields.address("the source address")?,
+            destination: fields.address("the destination address")?,
+            source_port: fields.port("the source port")?,
+            destination_port: fields.port("the destination port")?,
+            protocol: fields.read(field::protocol_number, "the protocol", "T, U or a number up to 255")?,
+            direction: fields.read(field::direction, "the direction", "I or O")?,
             action: Action::Allow,
             state: None,
             encryption: "",
@@ -407,29 +408,28 @@ impl<'t> Tuple<'t> {
         };
         match kind {
             Kind::Nsg => {
-                tuple.action = parse(next()?, field::action, "the decision", "A or D")?;
-                let Some(letter) = fields.next() else {
+                tuple.action = fields.read(field::action, "the decision", "A or D")?;
+                if fields.rest.is_none() {
                     tuple.origin = Origin::NsgV1;
                     return Ok(tuple);
-                };
+                }
                 tuple.origin = Origin::NsgV2;
-                tuple.state = Some(parse(letter, nsg_state, "the state", "B, C or E")?);
+                tuple.state = Some(fields.read(nsg_state, "the state", "B, C or E")?);
             }
             Kind::Vnet => {
-                let state = parse(next()?, vnet_state, "the state", "B, C, E or D")?;
+                let state = fields.read(vnet_state, "the state", "B, C, E or D")?;
                 tuple.state = Some(state);
                 if state == State::Deny {
                     tuple.action = Action::Deny;
                 }
-                tuple.encryption = parse(next()?, encryption, "the encryption", "X, NX or NX_ and a reason")?;
+                tuple.encryption = fields.read(encryption, "the encryption", "X, NX, NX_ and a reason, or nothing")?;
             }
         }
-        let mut counter = || parse(fields.next().ok_or_else(arity)?, counter, "a counter", "a whole number or nothing");
-        tuple.packets[0] = counter()?;
-        tuple.octets[0] = counter()?;
-        tuple.packets[1] = counter()?;
-        tuple.octets[1] = counter()?;
-        if fields.rest.is_some() { Err(arity()) } else { Ok(tuple) }
+        tuple.packets[0] = fields.counter()?;
+        tuple.octets[0] = fields.counter()?;
+        tuple.packets[1] = fields.counter()?;
+        tuple.octets[1] = fields.counter()?;
+        if fields.rest.is_some() { Err(fields.arity()) } else { Ok(tuple) }
     }
 
     #[inline]
@@ -456,22 +456,6 @@ impl<'t> Tuple<'t> {
     }
 }
 
-#[inline]
-fn parse<'t, T>(
-    text: &'t [u8],
-    read: impl FnOnce(&'t [u8]) -> Option<T>,
-    field: &'static str,
-    expected: &'static str,
-) -> Result<T, ErrorKind> {
-    read(text).ok_or_else(|| ErrorKind::Field { field, value: excerpt(text), expected })
-}
-
-/// Empty in the tuples that begin or deny a flow.
-#[inline]
-fn counter(text: &[u8]) -> Option<u64> {
-    if text.is_empty() { Some(0) } else { field::number(text) }
-}
-
 fn nsg_state(text: &[u8]) -> Option<State> {
     vnet_state(text).filter(|&state| state != State::Deny)
 }
@@ -479,40 +463,122 @@ fn nsg_state(text: &[u8]) -> Option<State> {
 #[inline]
 fn vnet_state(text: &[u8]) -> Option<State> {
     match text {
-        b"B" => Some(State::Begin),
-        b"C" => Some(State::Continue),
-        b"E" => Some(State::End),
-        b"D" => Some(State::Deny),
+        [b'B'] => Some(State::Begin),
+        [b'C'] => Some(State::Continue),
+        [b'E'] => Some(State::End),
+        [b'D'] => Some(State::Deny),
         _ => None,
     }
 }
 
+/// Encrypted or not, and why not: reasons unknown to us pass through.
 #[inline]
 fn encryption(text: &[u8]) -> Option<&str> {
     match text {
-        b"X" => Some("X"),
-        b"NX" => Some("NX"),
-        _ => std::str::from_utf8(text).ok().filter(|text| text.starts_with("NX_")),
+        [b'X'] => Some("X"),
+        [b'N', b'X'] => Some("NX"),
+        _ => std::str::from_utf8(text).ok().filter(|text| text.is_empty() || text.starts_with("NX_") || text.starts_with("X_")),
     }
 }
 
 /// The fields of a tuple, from left to right.
+///
+/// What is usual is read in one pass over its bytes; whatever is not goes through [`read`](Self::read), which finds the field's end
+/// first and can say what is wrong with it.
 struct Fields<'t> {
+    text: &'t [u8],
     /// None behind the last field.
     rest: Option<&'t [u8]>,
+    /// How many fields there should be.
+    expected: &'static str,
 }
 
 impl<'t> Fields<'t> {
+    /// The next field, by a function of its text.
     #[inline]
-    fn next(&mut self) -> Option<&'t [u8]> {
-        let rest = self.rest?;
-        match rest.iter().position(|&byte| byte == b',') {
+    fn read<T>(
+        &mut self,
+        read: impl FnOnce(&'t [u8]) -> Option<T>,
+        field: &'static str,
+        expected: &'static str,
+    ) -> Result<T, ErrorKind> {
+        let Some(rest) = self.rest else { return Err(self.arity()) };
+        let text = match rest.iter().position(|&byte| byte == b',') {
             Some(comma) => {
-                let (field, after) = rest.split_at(comma);
+                let (text, after) = rest.split_at(comma);
                 self.rest = after.get(1..);
-                Some(field)
+                text
             }
-            None => self.rest.take(),
+            None => {
+                self.rest = None;
+                rest
+            }
+        };
+        read(text).ok_or_else(|| ErrorKind::Field { field, value: excerpt(text), expected })
+    }
+
+    /// Goes on behind a field of which `value` was read and `after` follows; none if that does not end the field.
+    #[inline]
+    fn past<T>(&mut self, value: T, after: &'t [u8]) -> Option<T> {
+        self.rest = match after {
+            [] => None,
+            [b',', rest @ ..] => Some(rest),
+            _ => return None,
+        };
+        Some(value)
+    }
+
+    #[inline]
+    fn number(&mut self) -> Option<u64> {
+        let (value, after) = field::leading_number(self.rest?)?;
+        self.past(value, after)
+    }
+
+    #[inline]
+    fn time(&mut self) -> Result<Timestamp, ErrorKind> {
+        let here = self.rest;
+        if let Some(time) = self.number().and_then(field::tuple_time) {
+            return Ok(time);
         }
+        self.rest = here;
+        self.read(|text| field::number(text).and_then(field::tuple_time), "the time", "seconds or milliseconds since 1970")
+    }
+
+    #[inline]
+    fn address(&mut self, field: &'static str) -> Result<Address, ErrorKind> {
+        let usual = self.rest.and_then(field::leading_v4).and_then(|(address, after)| self.past(address, after));
+        usual.map_or_else(|| self.read(field::address, field, "an IP address"), Ok)
+    }
+
+    /// Blank where the protocol has no ports.
+    #[inline]
+    fn port(&mut self, field: &'static str) -> Result<u16, ErrorKind> {
+        let here = self.rest;
+        if let Some(port) = self.number().and_then(|port| u16::try_from(port).ok()) {
+            return Ok(port);
+        }
+        self.rest = here;
+        let read =
+            |text: &[u8]| if text.is_empty() { Some(0) } else { field::number(text).and_then(|port| u16::try_from(port).ok()) };
+        self.read(read, field, "a number up to 65535")
+    }
+
+    /// Blank in the tuples that begin or deny a flow.
+    #[inline]
+    fn counter(&mut self) -> Result<u64, ErrorKind> {
+        if let Some([b',', rest @ ..]) = self.rest {
+            self.rest = Some(rest);
+            return Ok(0);
+        }
+        if let Some(counter) = self.number() {
+            return Ok(counter);
+        }
+        let read = |text: &[u8]| if text.is_empty() { Some(0) } else { field::number(text) };
+        self.read(read, "a counter", "a whole number or nothing")
+    }
+
+    #[cold]
+    fn arity(&self) -> ErrorKind {
+        ErrorKind::Arity { tuple: excerpt(self.text), expected: self.expected }
     }
 }

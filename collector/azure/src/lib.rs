@@ -5,6 +5,7 @@
 //! * [`Row`] — what one tuple or table row says
 //! * [`Reader`] — files to rows, fed in pieces
 //! * [`AzureError`] — what can be wrong with a file, and where
+//! * [`Writer`] — records to files
 //!
 //! The formats, as far as a reader must know them:
 //!
@@ -28,7 +29,9 @@ mod json;
 mod reader;
 mod row;
 mod seen;
+mod write;
 
 pub use error::{AzureError, ErrorKind};
 pub use reader::{Counts, Finished, Options, Origins, Reader, Resume};
 pub use row::{Group, Position, Row, State};
+pub use write::{Format, Labels, Limits, Sink, Skipped, WriteError, Writer, Written};

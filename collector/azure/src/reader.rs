@@ -214,9 +214,9 @@ impl Reader {
         Ok(())
     }
 
-    /// The file ends here. What a CSV file's last line lacks is its line end; any other record that has not ended is held back.
+    /// The file ends here, for now. A CSV file's last line may lack its line end; any other record that has not ended is held back.
     ///
-    /// More may still be pushed afterwards, if the file has grown (not for CSV).
+    /// When the file has grown, [`rewind`](Self::rewind) and push what follows the resume point.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -229,6 +229,21 @@ impl Reader {
     /// Where another reader could go on: behind the last record that was read to its end.
     pub fn resume_point(&self) -> Resume {
         self.resume.clone()
+    }
+
+    /// Forgets what follows the last whole record: the next byte pushed is that at the [resume point](Self::resume_point).
+    ///
+    /// For a blob that has grown: Azure puts new records before the closing `]}` that was read already. Duplicates of earlier records
+    /// are still recognised.
+    pub fn rewind(&mut self) {
+        self.text.clear();
+        self.base = self.resume.byte_offset;
+        match &mut self.shape {
+            shape if self.base == 0 => *shape = Shape::Unknown,
+            Shape::Unknown => {}
+            Shape::Json(framer) => *framer = JsonFramer::default(),
+            Shape::Csv(framer, _) => *framer = CsvFramer::default(),
+        }
     }
 
     /// What has been counted so far.

@@ -134,6 +134,23 @@ fn a_record_without_its_end_is_held_back_and_read_later() {
 }
 
 #[test]
+fn a_blob_that_grows_is_read_on_without_reading_twice() {
+    let records = [vnet(&[BEGIN]), vnet(&[GOES_ON, BEGIN]), vnet(&[END])];
+    let mut reader = Reader::new(Options::default());
+    let mut rows = 0;
+    for grown in 0..=records.len() {
+        let blob = document(&records[..grown]);
+        let from = usize::try_from(reader.resume_point().byte_offset).unwrap();
+        reader.rewind();
+        // The last push ends within a record that the next one brings whole.
+        let torn = format!("{},{{\"time\":\"20", &blob[from..blob.len() - 2]);
+        reader.push(if grown == 1 { torn.as_bytes() } else { &blob.as_bytes()[from..] }, |_| rows += 1).unwrap();
+        reader.finish(|_| rows += 1).unwrap();
+    }
+    assert_eq!((rows, reader.counts().records, reader.counts().duplicates), (3, 3, 1));
+}
+
+#[test]
 fn exact_duplicates_are_left_out_and_counted() {
     let outcome = read(document(&[vnet(&[BEGIN, GOES_ON, BEGIN]), vnet(&[BEGIN]), vnet(&[END])]));
     assert_eq!(outcome.places, ["0:0", "0:1", "2:0"], "a duplicate keeps its number");

@@ -12,6 +12,8 @@ use spanwatch_common::checkup::{self, Check};
 use spanwatch_common::time::Timestamp;
 
 use crate::config::Config;
+use crate::ingest::azure::secret::Credential;
+use crate::ingest::azure::settings::AzureSettings;
 use crate::ingest::tls;
 use crate::pki::Pki;
 use crate::run::clock;
@@ -44,6 +46,7 @@ pub fn examine(config: &Config, now: Timestamp) -> Vec<Check> {
     let mut checks =
         vec![directory("store", &config.store.directory), free_space(&config.store.directory), directory("alerts", &alerts)];
     checks.extend(certificates(&Pki::new(&config.pki.directory), &config.pki.directory, now));
+    checks.extend(config.azure.iter().filter_map(credential));
     checks.push(port("sensors", &config.ingest.listen, "ingest.listen"));
     if !config.metrics.listen.is_empty() {
         checks.push(port("metrics", &config.metrics.listen, "metrics.listen"));
@@ -89,6 +92,20 @@ fn free_space(path: &Path) -> Check {
         FREE_FAIL..FREE_WARN => Check::warn(name, says, remedy),
         _ => Check::ok(name, says),
     }
+}
+
+/// Whether the credential of a container that is followed can be read.
+fn credential(container: &AzureSettings) -> Option<Check> {
+    let file = &container.credential_file;
+    if file.as_os_str().is_empty() {
+        return None;
+    }
+    Some(match Credential::read(file) {
+        Ok(_) => Check::ok("azure", format!("{} can be read for {}", file.display(), container.name)),
+        Err(error) => {
+            Check::fail("azure", format!("{error:#}"), "then check it with: spanwatch-collector import --dry-run az://…")
+        }
+    })
 }
 
 /// The files of the authority, whether they fit together, and the days that they have left.

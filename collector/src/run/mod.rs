@@ -101,7 +101,7 @@ impl Collector {
         let sites = config.sites()?;
         let store = Store::open(config.store.clone()).await?;
         let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts)?;
-        match resume(&mut watch_records, &config).await {
+        match resume(&mut watch_records, &config.store).await {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!("the detectors start anew, without what they had learned: {error:#}");
@@ -217,8 +217,7 @@ impl Collector {
 }
 
 /// Brings the detectors to where the records are: back to the last checkpoint, then over every record that came after it.
-async fn resume(watch: &mut Watch, config: &Config) -> anyhow::Result<()> {
-    let settings = &config.store;
+async fn resume(watch: &mut Watch, settings: &StoreSettings) -> anyhow::Result<()> {
     let Some(checkpoint) = Checkpoint::read(&settings.directory).context("read the checkpoint")? else { return Ok(()) };
     let anew = watch.resume(&checkpoint.snapshot)?;
     let mut records = 0_u64;
@@ -227,8 +226,8 @@ async fn resume(watch: &mut Watch, config: &Config) -> anyhow::Result<()> {
         records += 1;
         Ok(())
     };
-    // The rows of followed containers; what `import` brought in by hand was never shown to the detectors.
-    let followed = |import: &str| config.azure.iter().any(|container| import.strip_prefix("azure-") == Some(&container.name));
+    // Containers that are followed go before the detectors; what `import` brought in by hand never does.
+    let followed = |import: &str| import.starts_with(tail::IMPORT_PREFIX);
     store::added_since(settings, checkpoint.version, &followed, &mut look).await?;
     tracing::info!("the detectors go on where they were; {records} records since the last checkpoint were looked at again");
     if !anew.is_empty() {

@@ -15,20 +15,20 @@ use futures::stream;
 const OPENER: &str = "QTAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw";
 const CLOSER: &str = "WjAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw";
 /// The signature that must never be seen again.
-pub const SIGNATURE: &str = "TOPSECRETSIGNATURE";
+pub(crate) const SIGNATURE: &str = "TOPSECRETSIGNATURE";
 
 /// What the service holds, and how it misbehaves.
 #[derive(Default)]
-pub struct Shelf {
+pub(crate) struct Shelf {
     blobs: BTreeMap<String, Blob>,
     /// So many requests are answered with this status before all is well again.
-    pub failures: Option<(u32, u16)>,
+    pub(crate) failures: Option<(u32, u16)>,
     /// So many bodies break off in the middle.
-    pub breaks: u32,
+    pub(crate) breaks: u32,
     /// Block lists are not permitted.
-    pub no_block_lists: bool,
+    pub(crate) no_block_lists: bool,
     /// Requests answered, by what they asked for.
-    pub asked: BTreeMap<&'static str, u32>,
+    pub(crate) asked: BTreeMap<&'static str, u32>,
     version: u32,
 }
 
@@ -46,13 +46,13 @@ impl Blob {
 
 impl Shelf {
     /// Puts a blob as a whole.
-    pub fn put(&mut self, path: &str, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, path: &str, bytes: &[u8]) {
         self.version += 1;
         self.blobs.insert(path.to_owned(), Blob { blocks: vec![(String::new(), bytes.to_vec())], version: self.version });
     }
 
     /// Appends records to an hour's document as Azure does: one block before the closer, which is replaced.
-    pub fn append(&mut self, path: &str, records: &str) {
+    pub(crate) fn append(&mut self, path: &str, records: &str) {
         self.version += 1;
         let version = self.version;
         let blob = self.blobs.entry(path.to_owned()).or_default();
@@ -68,20 +68,20 @@ impl Shelf {
     }
 
     /// Another document takes the place of this one.
-    pub fn remove(&mut self, path: &str) {
+    pub(crate) fn remove(&mut self, path: &str) {
         self.blobs.remove(path);
     }
 }
 
 /// A running service.
-pub struct Service {
-    pub address: SocketAddr,
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
     shelf: Arc<Mutex<Shelf>>,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Service {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let shelf = Arc::new(Mutex::new(Shelf::default()));
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).unwrap();
@@ -91,7 +91,7 @@ impl Service {
         Self { address, shelf, _runtime: runtime }
     }
 
-    pub fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap()
     }
 }
@@ -229,7 +229,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// One record of a VNet flow log: the conversations numbered `from..to`, each to an address of its own, at `millis`.
-pub fn record(mac: &str, millis: i64, from: u32, to: u32) -> String {
+pub(crate) fn record(mac: &str, millis: i64, from: u32, to: u32) -> String {
     let tuples: Vec<String> = (from..to)
         .map(|n| format!("\"{millis},10.0.0.4,{},{},443,6,O,B,NX,0,0,0,0\"", address(n), 40_000 + n % 20_000))
         .collect();
@@ -243,7 +243,7 @@ pub fn record(mac: &str, millis: i64, from: u32, to: u32) -> String {
 }
 
 /// The destination of conversation `n`.
-pub fn address(n: u32) -> String {
+pub(crate) fn address(n: u32) -> String {
     let [_, b, c, d] = n.to_be_bytes();
     format!("10.{}.{c}.{d}", 1 + b)
 }

@@ -49,7 +49,10 @@ pub enum BlobError {
     /// 412: it changed between two requests.
     #[error("the blob changed while it was read; trying again")]
     Changed,
-    /// No answer, or one that makes no sense.
+    /// No answer at all.
+    #[error("the storage account cannot be reached ({0}): are account, endpoint and proxy right, and is the way there open?")]
+    Unreachable(String),
+    /// An answer that makes no sense.
     #[error("{0}")]
     Other(String),
 }
@@ -67,23 +70,29 @@ impl BlobError {
         }
     }
 
-    /// From what the service said; its bodies name the reason.
+    /// From what was said about a request that failed; the service's bodies name the reason.
     fn said(text: &str, denied: bool, deed: &'static str) -> Self {
         const CLOCK: [&str; 3] = ["date header", "not valid in the specified time frame", "RequestTimeTooSkewed"];
+        const DENIED: [&str; 2] = ["403 Forbidden", "401 Unauthorized"];
         const BUSY: [&str; 4] = ["ServerBusy", "429 Too Many Requests", "503 Service Unavailable", "OperationTimedOut"];
+        const SILENT: [&str; 2] = ["HTTP error", "error sending request"];
         let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+        // What the library puts before a ` - ` is how often it tried and how long it took. Bodies are XML of many lines, of which the
+        // first says enough.
+        let reason = || redact(text.rsplit(" - ").next().unwrap_or(text).lines().next().unwrap_or_default());
         if has(&CLOCK) {
-            return Self::Clock;
+            Self::Clock
+        } else if denied || has(&DENIED) {
+            Self::Forbidden(deed)
+        } else if has(&BUSY) {
+            Self::Busy(if text.contains("429") { "429" } else { "503" }.to_owned())
+        } else if has(&["ContainerNotFound"]) {
+            Self::Missing("the container".to_owned())
+        } else if has(&SILENT) {
+            Self::Unreachable(reason())
+        } else {
+            Self::Other(format!("{deed}: {}", reason()))
         }
-        if denied {
-            return Self::Forbidden(deed);
-        }
-        if has(&BUSY) {
-            return Self::Busy(if text.contains("429") { "429" } else { "503" }.to_owned());
-        }
-        // Bodies are XML of many lines; their first says enough.
-        let first = redact(text.lines().next().unwrap_or_default());
-        Self::Other(format!("{deed}: {first}"))
     }
 }
 
@@ -317,7 +326,18 @@ mod tests {
         assert!(said("403 AuthenticationFailed: Signature not valid in the specified time frame", true).contains("clock"));
         assert!(said("403 AuthorizationPermissionMismatch", true).contains("sp=rl"));
         assert!(said("429 Too Many Requests", false).contains("capacity"));
-        let other = said("error sending request for https://a.example/c?sig=SECRET: refused\n<xml>", false);
-        assert!(!other.contains("SECRET") && !other.contains("xml"), "{other}");
+        assert!(
+            said("Error performing GET REDACTED in 1.0ms - Server returned non-2xx status code: 403 Forbidden: <Error>", false)
+                .contains("sp=rl")
+        );
+        // The same trouble gives the same sentence, however long it took.
+        let refused = said(
+            "GET REDACTED in 5.1s, after 4 retries - HTTP error: error sending request for https://a.example/c?sig=SECRET : refused\n<xml>",
+            false,
+        );
+        assert_eq!(
+            refused,
+            BlobError::Unreachable("HTTP error: error sending request for https://a.example/c : refused".to_owned()).to_string()
+        );
     }
 }

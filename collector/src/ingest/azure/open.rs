@@ -222,7 +222,8 @@ impl UrlBody {
                 }
                 Answer::Later(pause, why) if self.attempts < ATTEMPTS_MAX => {
                     tracing::info!("{why}; trying again in {:.1} s", pause.as_secs_f64());
-                    self.network.wait(tokio::time::sleep(pause));
+                    // The timer needs the runtime around it when it is made.
+                    self.network.wait(async { tokio::time::sleep(pause).await });
                 }
                 Answer::Later(_, why) => return Err(io::Error::other(format!("{why}, {ATTEMPTS_MAX} times; try again later"))),
                 Answer::Never(why) => return Err(io::Error::other(why)),
