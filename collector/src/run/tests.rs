@@ -56,6 +56,14 @@ fn batch(sequence: u64) -> Batch {
     batch
 }
 
+/// Settings for a collector that keeps everything in `directory`.
+fn config(directory: &Path) -> Config {
+    let mut config = Config::default();
+    config.store.directory = directory.to_owned();
+    config.alerts.file = directory.join("alerts.ndjson");
+    config
+}
+
 /// Store and detectors of a collector, without the network before them.
 struct Line {
     runtime: Runtime,
@@ -70,16 +78,15 @@ struct Line {
 impl Line {
     fn start(directory: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let settings = StoreSettings { directory: directory.to_owned(), ..StoreSettings::default() };
-        let alerts = file::Settings { file: directory.join("alerts.ndjson"), ..file::Settings::default() };
+        let config = config(directory);
         let guard = runtime.enter();
         let (outlets, inlets) = ingest::outlets();
         let (stop, stopping) = watch::channel(false);
         let vitals = Arc::new(Vitals::default());
         let (watch, store, durable) = runtime.block_on(async {
-            let mut store = Store::open(settings.clone()).await.unwrap();
-            let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &alerts).unwrap();
-            resume(&mut watch, &settings).await.unwrap();
+            let mut store = Store::open(config.store.clone()).await.unwrap();
+            let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts).unwrap();
+            resume(&mut watch, &config.store).await.unwrap();
             let durable = store.resume_after("plant1", BOOT).await.unwrap();
             (watch, store, durable)
         });
@@ -176,10 +183,9 @@ fn a_checkpoint_that_does_not_fit_the_table_is_refused() {
     let checkpoint = Checkpoint::read(directory.path()).unwrap().unwrap();
     Checkpoint { version: checkpoint.version + 9, ..checkpoint }.write(directory.path()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let alerts = file::Settings { file: directory.path().join("alerts.ndjson"), ..file::Settings::default() };
-    let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &alerts).unwrap();
-    let settings = StoreSettings { directory: directory.path().to_owned(), ..StoreSettings::default() };
-    let error = runtime.block_on(resume(&mut watch, &settings)).unwrap_err();
+    let config = config(directory.path());
+    let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts).unwrap();
+    let error = runtime.block_on(resume(&mut watch, &config.store)).unwrap_err();
     assert!(error.to_string().contains("the table was made anew"), "{error}");
 }
 
