@@ -316,23 +316,18 @@ impl Reader {
 
     fn take_json(&mut self, sink: &mut dyn FnMut(&Row<'_>)) -> Result<(), Mistake> {
         let Shape::Json(framer) = &mut self.shape else { return Ok(()) };
-        loop {
-            match framer.next(&self.text)? {
-                Frame::Record(range) => {
-                    if range.len() > self.record_len_max {
-                        return Err(Mistake::new(range.start, ErrorKind::RecordTooLong { limit: self.record_len_max }));
-                    }
-                    let (start, end) = (range.start, range.end);
-                    let place = Position { byte_offset: self.base + start as u64, record: self.resume.record, tuple: 0 };
-                    let record = self.text.get(range).unwrap_or_default();
-                    flow_log::read(record, place, &mut self.workshop, sink)
-                        .map_err(|mistake| Mistake { at: start + mistake.at, ..mistake })?;
-                    self.workshop.counts.records += 1;
-                    self.resume.record += 1;
-                    self.resume.byte_offset = self.base + end as u64;
-                }
-                Frame::More => break,
+        while let Frame::Record(range) = framer.next(&self.text)? {
+            if range.len() > self.record_len_max {
+                return Err(Mistake::new(range.start, ErrorKind::RecordTooLong { limit: self.record_len_max }));
             }
+            let (start, end) = (range.start, range.end);
+            let place = Position { byte_offset: self.base + start as u64, record: self.resume.record, tuple: 0 };
+            let record = self.text.get(range).unwrap_or_default();
+            flow_log::read(record, place, &mut self.workshop, sink)
+                .map_err(|mistake| Mistake { at: start + mistake.at, ..mistake })?;
+            self.workshop.counts.records += 1;
+            self.resume.record += 1;
+            self.resume.byte_offset = self.base + end as u64;
         }
         let done = framer.done();
         framer.drop_front();
