@@ -1,6 +1,6 @@
 //! The loop that owns the detectors and the alerts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,12 +177,7 @@ impl Watch {
             self.book.take(&finding, now, &mut self.unwritten);
         }
         self.book.expire(self.detection.watermark(), now, &mut self.unwritten);
-        if !self.written.is_empty() {
-            let written = &mut self.written;
-            let mut news = self.unwritten.split_off(already);
-            news.retain(|alert| !written.remove(&alert.id).is_some_and(|before| alert.says_the_same_as(&before)));
-            self.unwritten.append(&mut news);
-        }
+        self.leave_out_what_is_written(already);
         for alert in &self.unwritten[already..] {
             let _ = self.terminal.put(alert); // nobody may be looking; the file counts
         }
@@ -196,6 +191,24 @@ impl Watch {
         vitals.alerts_forgotten = self.book.forgotten();
         vitals.alert_events += events as u64;
         vitals.alerts_lost += lost;
+    }
+
+    /// After a restart the same is found again: of the alerts from `already` on, those that the file knows are told by their last
+    /// word only, and not at all when the file has that.
+    fn leave_out_what_is_written(&mut self, already: usize) {
+        if self.written.is_empty() {
+            return;
+        }
+        let mut news = self.unwritten.split_off(already);
+        let mut had_their_say = HashSet::new();
+        news.reverse();
+        news.retain(|alert| match self.written.get(&alert.id) {
+            Some(before) => had_their_say.insert(alert.id.clone()) && !alert.says_the_same_as(before),
+            None => true,
+        });
+        news.reverse();
+        self.unwritten.append(&mut news);
+        self.written.retain(|id, _| !had_their_say.contains(id));
     }
 
     /// Writes what waits, in order, as far as the file takes it. Returns how many alerts had to be given up.
