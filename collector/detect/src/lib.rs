@@ -11,7 +11,6 @@
 #![forbid(unsafe_code)]
 
 mod beacon;
-pub mod card;
 pub mod catalogue;
 mod counter;
 mod fanout;
@@ -34,6 +33,8 @@ mod tests;
 mod thresholds;
 pub mod volume;
 mod windows;
+
+pub use spanwatch_kql::dcount as card;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -309,6 +310,13 @@ impl Detection {
             .map(|(name, (newest, heard, fresh))| (Arc::from(name), Observer { newest, heard, fresh }))
             .collect();
         Ok(anew)
+    }
+
+    /// After a [`restore`](Self::restore) in a process that was not running for a while: the pause is nobody's silence, and what was
+    /// recorded meanwhile is not from the future.
+    pub fn wake(&mut self) {
+        self.polled = Timestamp::NONE;
+        self.observers.values_mut().for_each(|observer| observer.fresh = true);
     }
 
     fn lateness_max(&self) -> Duration {
