@@ -4,6 +4,8 @@
 //! become a HyperLogLog sketch (Flajolet et al. 2007) of 2^14 registers, read with the estimator of Ertl (arXiv 1702.01284,
 //! algorithm 6), which needs no correction tables; its standard error is 0.81 %. A counter holds at most 17 KiB.
 
+use serde::{Deserialize, Serialize};
+
 /// Up to here a count is exact.
 pub const EXACT_MAX: usize = 1_000;
 /// How many examples a counter can name.
@@ -15,12 +17,12 @@ const INDEX_BITS: u32 = 14;
 const RANK_BITS: u32 = 64 - INDEX_BITS;
 
 /// A counter of distinct values. What it says depends on the set of values only, never on their order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
     shape: Shape,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Shape {
     /// All values, ascending.
     Exact(Vec<u128>),
@@ -146,7 +148,7 @@ const EXACT: u8 = 0;
 const SKETCH: u8 = 1;
 
 /// The smallest values of a set, at most [`EXAMPLES_MAX`]: examples that do not depend on the order of events.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Least(Vec<u128>);
 
 impl Least {
@@ -167,13 +169,40 @@ impl Least {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SavedSketch", into = "SavedSketch")]
 struct Sketch {
     /// Highest rank met per register.
     ranks: Vec<u8>,
     /// How many registers stand at each rank, kept up to date so that reading is cheap.
     at_rank: [u32; RANK_BITS as usize + 2],
     least: Least,
+}
+
+/// What is saved of a sketch: how many registers stand at each rank follows from the ranks.
+#[derive(Serialize, Deserialize)]
+struct SavedSketch {
+    #[serde(with = "serde_bytes")]
+    ranks: Vec<u8>,
+    least: Least,
+}
+
+impl From<Sketch> for SavedSketch {
+    fn from(sketch: Sketch) -> Self {
+        Self { ranks: sketch.ranks, least: sketch.least }
+    }
+}
+
+impl From<SavedSketch> for Sketch {
+    fn from(saved: SavedSketch) -> Self {
+        let mut sketch = Self::of(&[]);
+        // Bytes that somebody changed may hold anything: what is too many or too high is left out.
+        for (register, rank) in saved.ranks.into_iter().take(1 << INDEX_BITS).enumerate() {
+            sketch.raise(register, rank.min(RANK_BITS as u8 + 1));
+        }
+        sketch.least = saved.least;
+        sketch
+    }
 }
 
 impl Sketch {

@@ -45,7 +45,7 @@ settings! {
         severity: Informational,
         attack: ["T1071", "T1041"],
         exclude_ports: [PortRange::one(53), PortRange::one(80), PortRange::one(123), PortRange::one(443)],
-        keys_max: 262_144,
+        keys_max: 131_072,
     }
     /// How long a sighting is remembered.
     memory_secs: u64 = 604_800,
@@ -58,7 +58,7 @@ settings! {
     NewPort {
         variants: [Fixed],
         window_secs: 86_400,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: Informational,
         attack: ["T1571", "T1048"],
         exclude_ports: [],

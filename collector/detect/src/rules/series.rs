@@ -132,7 +132,7 @@ settings! {
     UnusualDay {
         variants: [Fixed],
         window_secs: 86_400,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: Medium,
         attack: ["T1095", "T1071", "T1046", "T1030", "T1210"],
         exclude_ports: [],
@@ -161,7 +161,7 @@ settings! {
     WatchedPort {
         variants: [Fixed],
         window_secs: 86_400,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: High,
         attack: ["T1095", "T1059", "T1203", "T1190"],
         exclude_ports: [],
@@ -240,7 +240,7 @@ settings! {
     UnusualSmb {
         variants: [Fixed],
         window_secs: 86_400,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: Medium,
         attack: ["T1021.002"],
         exclude_ports: [],
@@ -293,7 +293,7 @@ settings! {
     OutboundVolume {
         variants: [Fixed],
         window_secs: 3_600,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: Medium,
         attack: ["T1030"],
         exclude_ports: [],
@@ -444,7 +444,7 @@ settings! {
     CommonPorts {
         variants: [Fixed],
         window_secs: 86_400,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: Low,
         attack: ["T1071", "T1030"],
         exclude_ports: [],
@@ -494,7 +494,7 @@ settings! {
     VariableHosts {
         variants: [],
         window_secs: 86_400,
-        lateness_secs: 300,
+        lateness_secs: 120,
         severity: Informational,
         attack: [],
         exclude_ports: [],

@@ -111,7 +111,7 @@ impl<R: Rule> Binned<R> {
             variant: card.variant,
             time_axis: common.time_axis,
             keys_max: if mode == Mode::Replay { common.keys_max.saturating_mul(REPLAY_ROOM) } else { common.keys_max },
-            open: Windows::new(common.window, common.lateness, common.keys_max, mode, State::of(card)),
+            open: Windows::new(common.window, common.lateness, common.keys_max, mode, Common::state(card)),
             past: R::Past::default(),
             clock: Clock { due: Timestamp::NONE, absorbed: Timestamp::NONE },
         })

@@ -102,9 +102,13 @@ impl Past for Memory {
         self.seen.retain(|_, at| *at >= horizon);
         self.last.retain(|_, last| last.newest.1 >= horizon);
         let old = longest_silent(self.seen.iter().map(|(key, at)| (*at, key)), keys_max);
-        old.iter().for_each(|key| drop(self.seen.remove(key)));
+        for key in &old {
+            self.seen.remove(key);
+        }
         let older = longest_silent(self.last.iter().map(|(key, last)| (last.newest.1, key)), keys_max);
-        older.iter().for_each(|key| drop(self.last.remove(key)));
+        for key in &older {
+            self.last.remove(key);
+        }
         (old.len() + older.len()) as u64
     }
 
@@ -176,7 +180,9 @@ impl Firsts {
         let things = if count == 1 { things.to_owned() } else { format!("{count} {things}") };
         let hosts = addresses(&hosts);
         let first = match (hosts.first(), services.first()) {
-            (Some(host), Some(service)) => format!("; one is {service} of {host}").replace("one is", if count == 1 { "it is" } else { "one is" }),
+            (Some(host), Some(service)) => {
+                format!("; one is {service} of {host}").replace("one is", if count == 1 { "it is" } else { "one is" })
+            }
             _ => String::new(),
         };
         Finding {

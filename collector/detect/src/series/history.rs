@@ -16,7 +16,10 @@ pub(crate) type Bins<V> = VecDeque<(Timestamp, V)>;
 
 /// One value per key and bin.
 #[derive(Serialize, Deserialize)]
-#[serde(bound(serialize = "K: Serialize + Eq + Hash, V: Serialize", deserialize = "K: Deserialize<'de> + Eq + Hash, V: Deserialize<'de>"))]
+#[serde(bound(
+    serialize = "K: Serialize + Eq + Hash, V: Serialize",
+    deserialize = "K: Deserialize<'de> + Eq + Hash, V: Deserialize<'de>"
+))]
 pub(crate) struct History<K, V> {
     keys: Map<K, Bins<V>>,
     /// Bins in which any key had a row. In the others nobody was looking, or there was nothing to see.
@@ -115,7 +118,9 @@ where
         });
         let ages = self.keys.iter().map(|(key, bins)| (bins.back().map(|(start, _)| *start), key));
         let silent: Vec<K> = longest_silent(ages, keys_max);
-        silent.iter().for_each(|key| drop(self.keys.remove(key)));
+        for key in &silent {
+            self.keys.remove(key);
+        }
         silent.len() as u64
     }
 
@@ -125,7 +130,10 @@ where
 }
 
 /// Of more than `keys_max` keys, those silent for longest, so many that an eighth of the room is free without them.
-pub(crate) fn longest_silent<'a, K: Ord + Clone + 'a, A: Ord>(ages: impl ExactSizeIterator<Item = (A, &'a K)>, keys_max: usize) -> Vec<K> {
+pub(crate) fn longest_silent<'a, K: Ord + Clone + 'a, A: Ord>(
+    ages: impl ExactSizeIterator<Item = (A, &'a K)>,
+    keys_max: usize,
+) -> Vec<K> {
     if ages.len() <= keys_max {
         return Vec::new();
     }

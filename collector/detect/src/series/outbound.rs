@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use spanwatch_common::flow::FORWARD;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
@@ -36,6 +36,7 @@ use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Windo
 use crate::row::Row;
 use crate::rules::Exclude;
 use crate::sites::FlowClass;
+use crate::snapshot::Name;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// What an MB is.
@@ -60,22 +61,6 @@ pub(crate) struct Outbound {
     /// And from so many times the expected volume on.
     pub(crate) ratio_min: f64,
     pub(crate) compat: Compat,
-}
-
-/// Who saw it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Name(Arc<str>);
-
-impl Serialize for Name {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Self(Arc::from(String::deserialize(from)?)))
-    }
 }
 
 type Key = (Name, Address);

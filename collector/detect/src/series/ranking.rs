@@ -62,7 +62,9 @@ pub(crate) struct Range {
 impl Past for Range {
     fn trim(&mut self, _horizon: Timestamp, keys_max: usize) -> u64 {
         let old = longest_silent(self.hosts.iter().map(|(host, traffic)| (traffic.tally.last, host)), keys_max);
-        old.iter().for_each(|host| drop(self.hosts.remove(host)));
+        for host in &old {
+            self.hosts.remove(host);
+        }
         old.len() as u64
     }
 
@@ -97,14 +99,22 @@ impl Ranking {
     fn finding(&self, host: Address, facet: &str, value: f64, tally: &Tally, window: Window) -> Finding {
         let per = if self.card.variant == Variant::Exact { "row" } else { "hour" };
         Finding {
-            sentence: format!("the {facet} of {host} per {per} varied by {value:.1} (standard deviation) from {}", day_name(window.start)),
+            sentence: format!(
+                "the {facet} of {host} per {per} varied by {value:.1} (standard deviation) from {}",
+                day_name(window.start)
+            ),
             rule: self.card.clone(),
             stage: Stage::Closed,
             subject: Subject { facet: Some(facet.to_owned()), ..Subject::host(host) },
             window,
             first: tally.first,
             last: tally.last,
-            evidence: Evidence { value, threshold: 0.0, unit: format!("{facet} per {per}, standard deviation"), ..Evidence::default() },
+            evidence: Evidence {
+                value,
+                threshold: 0.0,
+                unit: format!("{facet} per {per}, standard deviation"),
+                ..Evidence::default()
+            },
             score: crate::finding::round2(value),
         }
     }

@@ -56,7 +56,8 @@ impl Smb {
         let recent = bins.back().map_or(0.0, |(_, tally)| count(*tally));
         match self.card.variant {
             Variant::Exact => {
-                let usual: f64 = bins.iter().filter(|(start, _)| (from..day).contains(start)).map(|(_, tally)| count(*tally)).sum();
+                let usual: f64 =
+                    bins.iter().filter(|(start, _)| (from..day).contains(start)).map(|(_, tally)| count(*tally)).sum();
                 let value = (recent - usual).abs() / usual;
                 (usual > 0.0 && value > self.deviation_max).then_some((value, usual))
             }
