@@ -171,6 +171,10 @@ impl<R: Rule> Detector for Binned<R> {
             self.open.reach(at);
             if self.open.needs_room(start, &key) {
                 self.make_room(findings);
+                if self.open.is_closed(start) {
+                    self.open.state_mut().late += 1;
+                    return;
+                }
             }
             if let Some(cell) = self.open.entry(start, key, || self.rule.fresh()) {
                 self.rule.add(cell, row);

@@ -61,8 +61,11 @@ pub(crate) struct Day {
     sources: u64,
 }
 
+/// Reads one measure of a day.
+type Measure = fn(&Day) -> u64;
+
 /// What is measured, by its name in `facet`.
-const MEASURES: [(&str, fn(&Day) -> u64); 3] =
+const MEASURES: [(&str, Measure); 3] =
     [("events", |day| day.tally.count), ("bytes", |day| day.octets), ("sources", |day| day.sources)];
 
 /// What fired, and against what.
@@ -73,7 +76,7 @@ struct Verdict {
 }
 
 impl Ports {
-    fn verdict(&self, bins: &Bins<Day>, measure: fn(&Day) -> u64, now: Timestamp) -> Option<Verdict> {
+    fn verdict(&self, bins: &Bins<Day>, measure: Measure, now: Timestamp) -> Option<Verdict> {
         let judged = now.minus(self.bin);
         let from = judged.minus(self.bin * self.learn_bins);
         let value = bins.back().map(|(_, day)| measure(day))? as f64;

@@ -400,3 +400,26 @@ fn what_every_rule_says_does_not_depend_on_the_order_of_rows_in_a_replay() {
     assert_eq!(replay(&file, &records).0, forward);
     assert!(forward.iter().all(|finding| finding.window.start > Timestamp::NONE));
 }
+
+// AZ-03 by virtual machine
+
+#[test]
+fn volumes_belong_to_virtual_machines_where_the_log_names_them() {
+    let record = |source: &str, vm: &str, origin: Origin, secs: f64, octets: u64| {
+        let context = Arc::new(CloudContext { observer: Arc::from("nic"), source_vm: Arc::from(vm), ..CloudContext::default() });
+        let cloud = Cloud { origin, context, ..Cloud::default() };
+        FlowRecord { cloud: Some(Box::new(cloud)), ..talk(source, "10.0.0.2", TCP, 443, secs, octets) }
+    };
+    let ta = |source, vm, secs, octets| record(source, vm, Origin::TaVnet, secs, octets);
+    let volumes = [ta("10.0.0.1", "rg/web1", 0.0, 10), ta("10.0.0.1", "rg/web1", 300.0, 30)];
+    assert_eq!(found("AZ-03", "exact", "", &volumes), ["11-21T10 web1 TCP443 0.5"]);
+    // Two addresses and two resource groups, one name: 10 and 30 + 20, the mean is 30.
+    let same = [&volumes[..], &[ta("10.0.0.9", "other/web1", 301.0, 20)]].concat();
+    assert_eq!(found("AZ-03", "exact", "", &same), ["11-21T10 web1 TCP443 0.67"]);
+    let unnamed = [ta("10.0.0.1", "", 0.0, 10), ta("10.0.0.1", "", 300.0, 30)];
+    assert_eq!(found("AZ-03", "exact", "", &unnamed), Vec::<String>::new());
+    let logged = [record("10.0.0.1", "", Origin::VnetV4, 0.0, 10), record("10.0.0.1", "", Origin::VnetV4, 300.0, 30)];
+    assert_eq!(found("AZ-03", "exact", "", &logged), ["11-21T10 10.0.0.1 TCP443 0.5"]);
+    let fixed = found("AZ-03", "fixed", "threshold_means = 0.5\noctets_min = 0", &volumes);
+    assert_eq!(fixed, ["11-21T10 10.0.0.1 TCP/443 at nic 0.5"], "the fixed form goes by address");
+}
