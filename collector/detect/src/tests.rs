@@ -262,7 +262,7 @@ fn late_records_and_full_tables_are_counted_and_a_scanner_outlives_the_flood() {
 #[test]
 fn a_full_volume_table_lets_the_smallest_go_and_keeps_what_could_fire() {
     let records = |loud: u64| -> Vec<FlowRecord> {
-        let quiet = (0..40).map(|port| talk("10.0.0.1", "10.0.0.2", TCP, port, 1.0, 500));
+        let quiet = (0..400).map(|port| talk("10.0.0.1", "10.0.0.2", TCP, port, 1.0, 500));
         let loud =
             (0..7).map(|i| talk("10.0.0.1", "10.0.0.2", TCP, 445, i as f64 * 300.0, if i == 6 { loud } else { 1_000_000 }));
         loud.clone().take(1).chain(quiet).chain(loud.skip(1)).collect()
@@ -273,7 +273,7 @@ fn a_full_volume_table_lets_the_smallest_go_and_keeps_what_could_fire() {
     let (findings, detection) = replay(&few("fixed"), &records(64_000_000));
     assert_eq!(findings.len(), 1);
     let state = detection.states().next().expect("one rule");
-    assert!(state.evicted >= 40 - 16 && state.refused == 0, "{state:?}");
+    assert!(state.evicted >= 400 - 256 && state.refused == 0, "{state:?}");
     let (_, detection) = replay(&few("exact"), &records(64_000_000));
     let state = detection.states().next().expect("one rule");
     assert_eq!((state.evicted, state.refused > 0), (0, true), "exact sums let nothing go, so the newest is refused");
@@ -331,7 +331,7 @@ fn a_detection_cut_anywhere_and_restored_finds_the_same() {
     );
     everything.set_variants(&[Variant::Exact, Variant::Fixed]);
     for mode in [Mode::Stream, Mode::Replay] {
-        for seed in 1..=6 {
+        for seed in 1..=3 {
             let records = mixture(seed, 900);
             let run = |cut: usize| {
                 let mut detection = Detection::new(&everything, mode);
@@ -357,7 +357,7 @@ fn a_detection_cut_anywhere_and_restored_finds_the_same() {
             let whole = run(usize::MAX);
             let fired: BTreeSet<&str> = whole.0.iter().map(|finding| finding.rule.id).collect();
             assert!(fired.len() > 3, "{fired:?}");
-            for cut in [0, 1, 17, 449, 450, 898, 899] {
+            for cut in [0, 17, 450, 899] {
                 assert!(run(cut) == whole, "{mode:?} {seed} cut at {cut}");
             }
         }
