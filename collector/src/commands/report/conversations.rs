@@ -50,9 +50,12 @@ pub(super) struct Tally {
     pub(super) last: Timestamp,
     /// What came of it, whoever saw it.
     pub(super) verdict: Verdict,
-    begun: u64,
-    ended: u64,
-    inbound: bool,
+    /// Rows that begin a flow.
+    pub(super) begun: u64,
+    /// Rows that end one.
+    pub(super) ended: u64,
+    /// Whether a row says that the flow came in to who logged it.
+    pub(super) inbound: bool,
 }
 
 /// What came of a conversation; the greatest that anybody saw, at any time, holds.

@@ -148,7 +148,7 @@ impl Deviations {
             let key = (conversation.source, conversation.protocol, conversation.port);
             *self.volumes.entry(key).or_default() += tally.octets_total();
         }
-        if self.past.len() + self.volumes.len() > 2 * GROUPS_MAX { Err(Overfull) } else { Ok(()) }
+        if self.past.len() + self.volumes.len() > GROUPS_MAX { Err(Overfull) } else { Ok(()) }
     }
 
     fn close(&mut self) {
