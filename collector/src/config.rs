@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
+use spanwatch_kql::Compat;
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::{RuleFile, SiteSettings, Sites};
@@ -27,6 +28,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// What is looked for in them.
     pub detect: DetectSettings,
+    /// How KQL is read where Kusto is silent, in rules and in queries.
+    pub kql_compat: Compat,
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
@@ -121,11 +124,12 @@ impl Config {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
-        let config: Self = settings::parse(path, text)?;
+        let mut config: Self = settings::parse(path, text)?;
         let sections = [
             ("ingest", config.ingest.check()),
             ("pki", config.pki.check()),
             ("store", config.store.check()),
+            ("kql_compat", config.kql_compat.check()),
             ("detect", config.detect.check()),
             ("alerts", config.alerts.check()),
             ("metrics", config.metrics.check()),
@@ -135,6 +139,7 @@ impl Config {
                 return Err(settings::mistake(path, text, &format!("{section}.{key}"), sentence));
             }
         }
+        config.store.kql_compat = config.kql_compat.clone();
         for (number, azure) in config.azure.iter().enumerate() {
             if let Err((key, sentence)) = azure.check() {
                 return Err(settings::mistake(path, text, &format!("azure.{key}"), sentence));
@@ -235,5 +240,15 @@ mod tests {
         assert!(twice.starts_with("c.toml:5:1: azure.name: two containers are named \"a\""), "{twice}");
         let sites = mistake("[[sites]]\nname = \"a\"\ncidrs = []\n");
         assert!(sites.starts_with("c.toml:1:1: sites: site \"a\" needs a name and at least one prefix"), "{sites}");
+        assert_eq!(
+            mistake("[kql_compat]\nkappa = 0.0\n"),
+            "c.toml:2:1: kql_compat.kappa: must be between 0.1 and 100, not 0; leave it out for the usual 2.7144"
+        );
+    }
+
+    #[test]
+    fn queries_read_kql_as_the_rules_do() {
+        let config = Config::parse(Path::new("c.toml"), "[kql_compat]\nkappa = 2.5\nperiod_score = \"unbiased\"\n").unwrap();
+        assert_eq!((config.store.kql_compat.kappa, &config.store.kql_compat), (Some(2.5), &config.kql_compat));
     }
 }

@@ -12,7 +12,7 @@ use axum::routing::get;
 use spanwatch_common::time::Timestamp;
 
 use crate::detect;
-use crate::ingest::azure::tail::TailVitals;
+use crate::ingest::azure::vitals::TailVitals;
 use crate::ingest::registry::Registry;
 use crate::ingest::sensor::Door;
 use crate::store;

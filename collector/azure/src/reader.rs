@@ -178,19 +178,6 @@ impl Reader {
         reader
     }
 
-    /// The next byte pushed will be that at the resume point: forgets the bytes of a record that has not ended. What is remembered
-    /// to recognise duplicates stays. For a file that grows and is fetched again from there.
-    pub fn go_back(&mut self) {
-        let Resume { byte_offset, csv_header, .. } = &self.resume;
-        self.base = *byte_offset;
-        self.text.clear();
-        match &mut self.shape {
-            Shape::Unknown => {}
-            Shape::Csv(framer, _) if csv_header.is_some() => *framer = CsvFramer::default(),
-            shape => *shape = if *byte_offset > 0 { Shape::Json(JsonFramer::default()) } else { Shape::Unknown },
-        }
-    }
-
     /// Names the file in errors.
     #[must_use]
     pub fn named(mut self, file: &str) -> Self {
@@ -329,23 +316,18 @@ impl Reader {
 
     fn take_json(&mut self, sink: &mut dyn FnMut(&Row<'_>)) -> Result<(), Mistake> {
         let Shape::Json(framer) = &mut self.shape else { return Ok(()) };
-        loop {
-            match framer.next(&self.text)? {
-                Frame::Record(range) => {
-                    if range.len() > self.record_len_max {
-                        return Err(Mistake::new(range.start, ErrorKind::RecordTooLong { limit: self.record_len_max }));
-                    }
-                    let (start, end) = (range.start, range.end);
-                    let place = Position { byte_offset: self.base + start as u64, record: self.resume.record, tuple: 0 };
-                    let record = self.text.get(range).unwrap_or_default();
-                    flow_log::read(record, place, &mut self.workshop, sink)
-                        .map_err(|mistake| Mistake { at: start + mistake.at, ..mistake })?;
-                    self.workshop.counts.records += 1;
-                    self.resume.record += 1;
-                    self.resume.byte_offset = self.base + end as u64;
-                }
-                Frame::More => break,
+        while let Frame::Record(range) = framer.next(&self.text)? {
+            if range.len() > self.record_len_max {
+                return Err(Mistake::new(range.start, ErrorKind::RecordTooLong { limit: self.record_len_max }));
             }
+            let (start, end) = (range.start, range.end);
+            let place = Position { byte_offset: self.base + start as u64, record: self.resume.record, tuple: 0 };
+            let record = self.text.get(range).unwrap_or_default();
+            flow_log::read(record, place, &mut self.workshop, sink)
+                .map_err(|mistake| Mistake { at: start + mistake.at, ..mistake })?;
+            self.workshop.counts.records += 1;
+            self.resume.record += 1;
+            self.resume.byte_offset = self.base + end as u64;
         }
         let done = framer.done();
         framer.drop_front();

@@ -29,7 +29,7 @@ fn write_within(
 ) -> Result<(BTreeMap<String, String>, Written), WriteError> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     let mut sink = |path: &str, text: &[u8]| {
-        files.entry(path.to_owned()).or_default().push_str(std::str::from_utf8(text).unwrap());
+        files.entry(path.to_owned()).or_default().push_str(std::str::from_utf8(text).expect("text"));
         Ok(())
     };
     let mut writer = Writer::new(format, &Labels::default(), TEN_MINUTES, limits);
@@ -41,7 +41,7 @@ fn write_within(
 }
 
 fn write(format: Format, records: &[FlowRecord]) -> (BTreeMap<String, String>, Written) {
-    write_within(format, Limits::default(), records).unwrap()
+    write_within(format, Limits::default(), records).expect("within the limits")
 }
 
 /// What a row says in every format that carries it: who, when, which way, whether, how much.
@@ -79,8 +79,8 @@ fn sensor(secs: i64, source: &str, destination: &str) -> FlowRecord {
     let at = Timestamp::from_nanos(secs * 1_000_000_000 + 123_456_789);
     FlowRecord {
         state: FlowState::End,
-        source: source.parse().unwrap(),
-        destination: destination.parse().unwrap(),
+        source: source.parse().expect("a literal"),
+        destination: destination.parse().expect("a literal"),
         source_port: 40_000,
         destination_port: 443,
         protocol: protocol::TCP,
@@ -225,7 +225,7 @@ prop_compose! {
             2 => Address::from_v4([192, 168, 1, low]),
             3 => Address::from_v4([198, 51, 100, low]),
             4 => Address::from_v4([192, 0, 2, low]),
-            _ => format!("2001:db8::{low}").parse().unwrap(),
+            _ => format!("2001:db8::{low}").parse().expect("a literal"),
         }
     }
 }

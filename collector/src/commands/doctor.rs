@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -100,7 +101,13 @@ fn credential(container: &AzureSettings) -> Option<Check> {
     if file.as_os_str().is_empty() {
         return None;
     }
+    let others_read = fs::metadata(file).is_ok_and(|metadata| metadata.mode() & 0o077 != 0);
     Some(match Credential::read(file) {
+        Ok(_) if others_read => Check::warn(
+            "azure",
+            format!("{} can be read by other users of this machine", file.display()),
+            format!("chmod 600 {}", file.display()),
+        ),
         Ok(_) => Check::ok("azure", format!("{} can be read for {}", file.display(), container.name)),
         Err(error) => {
             Check::fail("azure", format!("{error:#}"), "then check it with: spanwatch-collector import --dry-run az://…")

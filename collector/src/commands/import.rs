@@ -239,7 +239,7 @@ impl Progress {
         let is_terminal = std::io::stderr().is_terminal();
         let total: Option<u64> = sources.iter().map(|source| source.size).sum();
         let (bar, shape) = match total {
-            Some(total) => (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}  {wide_msg}"),
+            Some(total) => (ProgressBar::new(total), "{bar:20} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}  {wide_msg}"),
             None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec}  {wide_msg}"),
         };
         if let Ok(style) = ProgressStyle::with_template(shape) {

@@ -10,4 +10,5 @@ mod layout;
 pub mod pki;
 pub mod query;
 mod replay;
+pub mod report;
 pub mod rules;

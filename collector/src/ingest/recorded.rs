@@ -252,11 +252,11 @@ impl Decoder {
 
     /// The next byte pushed will be that at the resume point: forgets the bytes of a record that has not ended. What is remembered
     /// to recognise duplicates stays.
-    pub fn go_back(&mut self) {
+    pub fn rewind(&mut self) {
         self.held_back = 0;
         match &mut self.shape {
             Shape::Unknown(head) => head.clear(),
-            Shape::Azure(reader) => reader.go_back(),
+            Shape::Azure(reader) => reader.rewind(),
             Shape::Lines(lines) => lines.rest.clear(),
         }
     }

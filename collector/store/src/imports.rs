@@ -10,8 +10,8 @@
 //! 3. _delta_log/….json                   add the files, and txn { "spanwatch/import/NAME", version: n }
 //! ```
 //! Each is durable before the next begins. When an import is opened, the mark in the table says which state is true; what other
-//! attempts left behind is removed. An attempt keeps its number for itself, so one that nobody waited for can still land late
-//! without being mistaken for the next.
+//! attempts left behind is removed. Step 3 runs to its end even when nobody waits for it any more, and holds the import's lock
+//! until then: nobody goes on from a mark that is about to move.
 //!
 //! A collector and imports of different names may append at the same time: the log takes commits in any order, and refuses one
 //! that moves a mark that somebody else has moved.
@@ -25,6 +25,7 @@ use deltalake::datafusion::object_store::{ObjectStoreExt, PutPayload};
 use deltalake::kernel::Action;
 use futures::future::BoxFuture;
 use spanwatch_common::flow::FlowRecord;
+use tokio::task::JoinHandle;
 
 use super::error::StoreError;
 use super::files::{build_files, write_files};
@@ -47,15 +48,19 @@ pub struct Importer {
     table: Table,
     name: Arc<str>,
     states: PathBuf,
-    /// Held as long as the import is open; the system releases it, also when the process dies.
-    _lock: File,
+    /// Held as long as the import is open or a commit of it under way; the system releases it, also when the process dies.
+    lock: Arc<File>,
     /// Taken, not yet durable; in the order of arrival.
     waiting: Vec<Arc<Vec<FlowRecord>>>,
     rows: usize,
-    /// Attempts whose end is not known, each with how many of the first of `waiting` it carries.
-    begun: Vec<(i64, usize)>,
-    /// The last attempt's number.
+    /// A commit under way.
+    running: Option<JoinHandle<(Table, Result<(), StoreError>)>>,
+    /// The attempt of which is not known whether it is durable, and how many of the first of `waiting` it carries.
+    begun: Option<(i64, usize)>,
+    /// The last attempt's number, never used twice.
     attempt: i64,
+    /// The last attempt that is durable.
+    durable: i64,
     /// The state that is known to be durable.
     state: Option<Vec<u8>>,
 }
@@ -67,7 +72,8 @@ impl Importer {
     /// A name has 1 to 100 letters, digits, `-`, `_` and `.`, and begins with none of the last two.
     ///
     /// # Errors
-    /// [`StoreError::ImportBusy`] while another import of that name runs; [`StoreError::ImportName`];
+    /// [`StoreError::ImportBusy`] while another import of that name runs, or a commit is under way of one that was dropped;
+    /// [`StoreError::ImportName`];
     /// [`StoreError::ImportState`] when the state file is gone; else as for [`Store::open`](super::Store::open).
     pub fn open(settings: StoreSettings, name: &str) -> BoxFuture<'static, Result<(Self, Option<Vec<u8>>), StoreError>> {
         let name = Arc::from(name);
@@ -105,11 +111,13 @@ impl Importer {
             table,
             name,
             states,
-            _lock: lock,
+            lock: Arc::new(lock),
             waiting: Vec::new(),
             rows: 0,
-            begun: Vec::new(),
+            running: None,
+            begun: None,
             attempt: mark.unwrap_or(0),
+            durable: mark.unwrap_or(0),
             state: state.clone(),
         };
         importer.keep_only(importer.attempt);
@@ -119,7 +127,7 @@ impl Importer {
     /// Takes records into memory until [`commit`](Self::commit).
     ///
     /// # Errors
-    /// `store.buffer_rows_max` records wait already: these come back, for a time after a commit has succeeded.
+    /// `store.buffer_rows_max` records wait already: these come back, to be pushed again once a commit has succeeded.
     pub fn push(&mut self, records: Vec<FlowRecord>) -> Result<(), Vec<FlowRecord>> {
         if self.rows > 0 && self.rows + records.len() > self.settings.buffer_rows_max {
             return Err(records);
@@ -149,8 +157,12 @@ impl Importer {
     }
 
     async fn try_commit(&mut self, state: &[u8]) -> Result<(), StoreError> {
-        self.table.refresh().await?;
-        self.reconcile().await?;
+        if let Some(running) = &mut self.running {
+            // What became of it, the table knows.
+            let _ = running.await;
+            self.running = None;
+        }
+        self.look_again().await?;
         if self.waiting.is_empty() && self.state.as_deref() == Some(state) {
             return Ok(());
         }
@@ -161,49 +173,61 @@ impl Importer {
         });
         let adds = adds.await?;
         self.attempt += 1;
-        let attempt = self.attempt;
-        let path = Path::from_iter([IMPORTS, &*self.name, &*file_name(attempt)]);
+        let path = Path::from_iter([IMPORTS, &*self.name, &*file_name(self.attempt)]);
         if let Err(error) = self.table.objects().put(&path, PutPayload::from(state.to_vec())).await {
             self.table.discard(&adds).await;
             return Err(StoreError::table("write", &self.table.directory, &error));
         }
-        self.begun.push((attempt, self.waiting.len()));
+        self.begun = Some((self.attempt, self.waiting.len()));
         let actions = adds.iter().cloned().map(Action::Add).collect();
-        let mark = vec![table::import_transaction(&self.name, attempt)];
-        if let Err(error) = self.table.commit(actions, mark, table::append()).await {
-            self.table.refresh().await?;
-            self.reconcile().await?;
-            if self.begun.iter().any(|&(begun, _)| begun == attempt) {
-                // It failed before our eyes, so it will not land later.
-                self.begun.retain(|&(begun, _)| begun != attempt);
-                self.table.discard(&adds).await;
-                return Err(error);
+        let mark = vec![table::import_transaction(&self.name, self.attempt)];
+        let (mut table, lock) = (self.table.clone(), Arc::clone(&self.lock));
+        let running = self.running.insert(tokio::spawn(async move {
+            let result = table.commit(actions, mark, table::append()).await;
+            drop(lock);
+            (table, result)
+        }));
+        let done = running.await;
+        self.running = None;
+        match done {
+            Ok((table, Ok(()))) => {
+                self.table = table;
+                self.settle(self.attempt);
             }
+            Ok((_, Err(error))) => {
+                self.look_again().await?;
+                if self.attempt != self.durable {
+                    self.table.discard(&adds).await;
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(StoreError::table("commit", &self.table.directory, &error)),
         }
-        self.settle(attempt);
         self.state = Some(state.to_vec());
         Ok(())
     }
 
-    /// Forgets what waits although an attempt that nobody waited for has made it durable.
-    async fn reconcile(&mut self) -> Result<(), StoreError> {
-        if !self.begun.is_empty()
-            && let Some(mark) = self.table.import_mark(&self.name).await?
-        {
-            self.settle(mark);
+    /// Takes in what others have committed, and whether the attempt that was begun, which runs no longer, is durable.
+    async fn look_again(&mut self) -> Result<(), StoreError> {
+        self.table.refresh().await?;
+        if self.begun.is_some() {
+            let mark = self.table.import_mark(&self.name).await?;
+            self.settle(mark.unwrap_or(0));
         }
         Ok(())
     }
 
-    /// Accounts for the rows of `landed`, if it is one of ours and not accounted for yet.
-    fn settle(&mut self, landed: i64) {
-        let Some(&(_, chunks)) = self.begun.iter().find(|&&(attempt, _)| attempt == landed) else { return };
-        let durable = self.waiting.drain(..chunks);
-        self.rows -= durable.map(|chunk| chunk.len()).sum::<usize>();
-        // All others began from a table without it, and move the same mark: they can only fail now.
-        self.begun.clear();
-        self.state = None;
-        self.keep_only(landed);
+    /// Forgets what waits as far as the attempt that was begun has made it durable, given the mark in the table.
+    fn settle(&mut self, mark: i64) {
+        if let Some((attempt, chunks)) = self.begun.take()
+            && attempt == mark
+        {
+            let durable = self.waiting.drain(..chunks);
+            self.rows -= durable.map(|chunk| chunk.len()).sum::<usize>();
+            self.durable = attempt;
+            self.state = None;
+            self.keep_only(attempt);
+        }
     }
 
     /// Removes the states of all other attempts. What cannot be removed is removed the next time.

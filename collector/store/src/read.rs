@@ -9,6 +9,7 @@ use deltalake::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use deltalake::arrow::compute::cast;
 use deltalake::arrow::datatypes::{DataType, Int32Type, Int64Type};
 use deltalake::arrow::error::ArrowError;
+use deltalake::datafusion::functions_aggregate::expr_fn::count;
 use deltalake::datafusion::logical_expr::{Expr, ident};
 use deltalake::datafusion::prelude::{DataFrame, lit};
 use deltalake::datafusion::scalar::ScalarValue;
@@ -24,6 +25,11 @@ use super::query::{RAW, tables};
 use super::schema::{COLUMNS, Column, Content, DATE, HOUR, Kept, SENSOR, TIME, as_micros};
 use super::settings::StoreSettings;
 
+/// Hours that are read at once while they have few records: each reading costs some milliseconds.
+const GROUP_HOURS_MAX: usize = 48;
+/// Records of such hours together.
+const GROUP_ROWS_MAX: i64 = 200_000;
+
 /// Sets of names that are shared between records at once. Beyond it sharing begins anew: memory only.
 const CONTEXTS_MAX: usize = 16_384;
 
@@ -31,7 +37,7 @@ const CONTEXTS_MAX: usize = 16_384;
 /// sensor and flow. Reads the table as of now; others may go on writing.
 ///
 /// `filter` is a condition in SQL over the columns of `flows_raw`, such as `sensor = 'plant1' AND sourceIPAddress = ip_bytes('10.0.0.1')`.
-/// An hour is sorted at once, in `store.query_memory_bytes_max` of memory, beyond that on disk.
+/// Some hours are sorted at once, in `store.query_memory_bytes_max` of memory, beyond that on disk.
 ///
 /// # Errors
 /// [`StoreError::Empty`] when nothing was ever stored; [`StoreError::Query`] when `filter` is no condition, or an hour does not fit
@@ -62,12 +68,12 @@ async fn read(
     }
     let mut reader = Reader::default();
     let mut take = |sensor: &str, record: FlowRecord| if span.contains(&record.first()) { take(sensor, record) } else { Ok(()) };
-    for hour in hours(wanted.clone()).await? {
-        let one = wanted.clone().filter(hour)?;
+    for hours in hours(wanted.clone()).await? {
+        let some = wanted.clone().filter(hours)?;
         let order = [TIME, SENSOR, "flowId", "flowStartNanoseconds"].map(|column| ident(column).sort(true, true));
         let mut columns = vec![ident(SENSOR)];
         columns.extend(COLUMNS.iter().map(|column| ident(&column.name)));
-        let mut stream = one.sort(order.to_vec())?.select(columns)?.execute_stream().await?;
+        let mut stream = some.sort(order.to_vec())?.select(columns)?.execute_stream().await?;
         while let Some(batch) = stream.next().await {
             reader.read(&batch?, &mut take)?;
         }
@@ -75,19 +81,31 @@ async fn read(
     Ok(())
 }
 
-/// A condition for each hour that has rows among `wanted`, in the order of time.
+/// Conditions that divide `wanted` into some hours at a time, in the order of time.
 async fn hours(wanted: DataFrame) -> Result<Vec<Expr>, StoreError> {
     let columns = [DATE, HOUR];
-    let hours = wanted.select(columns.map(ident).to_vec())?.distinct()?;
+    let hours = wanted.aggregate(columns.map(ident).to_vec(), vec![count(lit(1)).alias("rows")])?;
     let hours = hours.sort(columns.map(|column| ident(column).sort(true, true)).to_vec())?.collect().await?;
-    let mut conditions = Vec::new();
+    let mut groups: Vec<Expr> = Vec::new();
+    let (mut hours_in_group, mut rows_in_group) = (0, 0);
     for batch in &hours {
+        let rows = batch.column(2).as_primitive::<Int64Type>();
         for row in 0..batch.num_rows() {
             let value = |column: usize| ScalarValue::try_from_array(batch.column(column), row);
-            conditions.push(ident(DATE).eq(lit(value(0)?)).and(ident(HOUR).eq(lit(value(1)?))));
+            let hour = ident(DATE).eq(lit(value(0)?)).and(ident(HOUR).eq(lit(value(1)?)));
+            (hours_in_group, rows_in_group) = (hours_in_group + 1, rows_in_group + rows.value(row));
+            match groups.last_mut() {
+                Some(group) if hours_in_group <= GROUP_HOURS_MAX && rows_in_group <= GROUP_ROWS_MAX => {
+                    *group = group.clone().or(hour)
+                }
+                _ => {
+                    groups.push(hour);
+                    (hours_in_group, rows_in_group) = (1, rows.value(row));
+                }
+            }
         }
     }
-    Ok(conditions)
+    Ok(groups)
 }
 
 /// Makes records of columns: the sensor's name, then [`COLUMNS`].

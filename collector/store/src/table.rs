@@ -94,6 +94,7 @@ impl Hour {
 }
 
 /// The table in one directory, as of the last look at it.
+#[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) directory: PathBuf,
     pub(crate) log: LogStoreRef,
@@ -300,7 +301,14 @@ fn import_id(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use deltalake::parquet::arrow::ArrowWriter;
+    use spanwatch_common::cloud::FIELDS;
+    use spanwatch_common::flow::FlowRecord;
+    use spanwatch_common::wire::Batch;
+
     use super::*;
+    use crate::schema::{Row, to_columns};
+    use crate::{Format, Store, StoreSettings, query, upkeep};
 
     #[test]
     fn an_hour_survives_its_partition_values() {
@@ -309,5 +317,60 @@ mod tests {
             assert_eq!(Hour::from_values(&hour.values()), Some(hour), "{secs}");
         }
         assert_eq!(Hour::of(Timestamp::from_secs(1_763_722_800)).directory(), "date=2025-11-21/hour=11");
+    }
+
+    fn record(number: u64) -> FlowRecord {
+        FlowRecord { flow_id: number, start: [Timestamp::from_secs(1_763_719_200); 2], ..FlowRecord::default() }
+    }
+
+    /// A table with one row, as the version before cloud records made it: neither the table nor its file has their columns.
+    async fn make_old_table(directory: &FilePath) {
+        let is_old = |name: &str| FIELDS.iter().all(|field| field.name != name);
+        let table = locate(directory).unwrap();
+        CreateBuilder::new()
+            .with_log_store(table.log_store())
+            .with_columns(schema::table_fields().into_iter().filter(|field| is_old(field.name())))
+            .with_partition_columns([schema::DATE, schema::HOUR])
+            .await
+            .unwrap();
+        let rows = to_columns(&[Row { sensor: "a", record: &record(1) }]).unwrap();
+        let kept: Vec<usize> = (0..rows.num_columns()).filter(|&column| is_old(rows.schema().field(column).name())).collect();
+        let rows = rows.project(&kept).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        let file = FileBytes { bytes: writer.into_inner().unwrap(), stats: r#"{"numRecords":1}"#.to_owned() };
+        let mut table = Table::load(directory, table).await.unwrap();
+        let add = table.put(Hour::of(record(1).first()), file, 0, true).await.unwrap();
+        table.commit(vec![Action::Add(add)], Vec::new(), append()).await.unwrap();
+        assert_eq!(table.state.schema().fields().len(), 50, "46 elements, time, sensor, date, hour");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_of_an_earlier_version_is_read_as_it_is_and_gets_its_columns_from_the_next_writer() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().canonicalize().unwrap();
+        make_old_table(&directory).await;
+        let settings = StoreSettings { directory: directory.clone(), retention_days: 0, ..StoreSettings::default() };
+        let origins = async || {
+            let mut out = Vec::new();
+            let sql = "SELECT f.flowId, f.flowOrigin, r.ruleName FROM flows f JOIN flows_raw r ON unsigned(r.flowId) = f.flowId ORDER BY 1";
+            query(&settings, sql, Format::Csv, &mut out).await.unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(origins().await, "flowId,flowOrigin,ruleName\n1,Sensor,\n");
+
+        let mut store = Store::open(settings.clone()).await.unwrap();
+        let batch = Batch { sensor: "a".to_owned(), boot: 1, sequence: 1, records: vec![record(2)], ..Batch::default() };
+        store.push(Arc::new(batch)).await.unwrap();
+        store.commit().await.unwrap();
+        let both = "flowId,flowOrigin,ruleName\n1,Sensor,\n2,Sensor,\n";
+        assert_eq!(origins().await, both);
+        let merged = upkeep(&settings, Timestamp::from_secs(1_763_819_200)).await.unwrap();
+        assert_eq!((merged.merged_files, merged.files), (2, 1));
+        assert_eq!(origins().await, both);
+        let version = Table::open(&directory).await.unwrap().state.version();
+        drop(store);
+        Store::open(settings.clone()).await.unwrap();
+        assert_eq!(Table::open(&directory).await.unwrap().state.version(), version, "the columns are added once");
     }
 }

@@ -20,10 +20,10 @@ fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<FlowRecord>, Res
     (rows, end)
 }
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let [piece, file @ ..] = bytes else { return };
+libfuzzer_sys::fuzz_target!(|file: &[u8]| {
     let (rows, end) = read([file]);
-    let (rows_of_pieces, end_of_pieces) = read(file.chunks(usize::from(*piece) + 1));
+    // Any length of piece will do, and this one needs no byte of the seeds.
+    let (rows_of_pieces, end_of_pieces) = read(file.chunks(1 + file.len() % 61));
     match (&end, &end_of_pieces) {
         (Ok(whole), Ok(pieces)) => {
             assert_eq!((whole.held_back, &whole.resume, whole.counts), (pieces.held_back, &pieces.resume, pieces.counts));
@@ -39,7 +39,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     for format in [Format::VnetFlowLog, Format::NsgFlowLog, Format::Nta] {
         let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         let mut sink = |path: &str, text: &[u8]| {
-            assert!(!path.contains("..") && !path.starts_with('/'));
+            assert!(path.split('/').all(|part| !matches!(part, "" | "." | "..")), "{path}");
             files.entry(path.to_owned()).or_default().extend_from_slice(text);
             Ok(())
         };

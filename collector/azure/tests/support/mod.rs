@@ -16,7 +16,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Of a file that must be good.
     pub(crate) fn finished(&self) -> &Finished {
-        self.end.as_ref().unwrap()
+        self.end.as_ref().expect("a good file")
     }
 
     /// `source > destination` of each row.

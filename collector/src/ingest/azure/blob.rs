@@ -38,6 +38,12 @@ pub enum BlobError {
         "the credential does not permit to {0}: it needs to read and to list, and may have expired (for a SAS: sp=rl, se= in the future)"
     )]
     Forbidden(&'static str),
+    /// Nothing to log in with.
+    #[error(
+        "there is no credential, and this machine has no identity in Azure: set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_ACCOUNT_KEY \
+         (in the settings: credential_file)"
+    )]
+    NoCredential,
     /// 403 because of the time.
     #[error(
         "the storage account refuses the time of this request: set the clock of this machine (chronyc tracking), or renew a SAS that is not valid now"
@@ -80,7 +86,9 @@ impl BlobError {
         // What the library puts before a ` - ` is how often it tried and how long it took. Bodies are XML of many lines, of which the
         // first says enough.
         let reason = || redact(text.rsplit(" - ").next().unwrap_or(text).lines().next().unwrap_or_default());
-        if has(&CLOCK) {
+        if has(&["token request"]) {
+            Self::NoCredential
+        } else if has(&CLOCK) {
             Self::Clock
         } else if denied || has(&DENIED) {
             Self::Forbidden(deed)

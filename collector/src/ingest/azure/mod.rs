@@ -9,7 +9,7 @@
 //! * [`blob`] — a container of Blob Storage
 //! * [`settings`] — the containers that a running collector follows
 //! * [`state`] — how far each blob has been read
-//! * [`tail`] — the loop that follows a container
+//! * [`tail`] — the loop that follows a container; [`vitals`] — its numbers
 
 pub mod blob;
 pub mod hour;
@@ -19,6 +19,7 @@ pub mod settings;
 pub mod source;
 pub mod state;
 pub mod tail;
+pub mod vitals;
 
 /// The error with its causes, each once, and without secrets.
 pub(crate) fn whole(error: &dyn std::error::Error) -> String {

@@ -118,9 +118,11 @@ fn local(typed: &str, found: &mut Vec<Source>) -> anyhow::Result<()> {
         return Ok(());
     }
     // A name that exists means itself, also with [ in it.
-    if path.exists() || !typed.contains(['*', '?', '[']) {
-        // That it does not exist is told when it is opened, with the system's reason.
+    if path.exists() {
         return take(Source::file(path.to_owned()), found);
+    }
+    if !typed.contains(['*', '?', '[']) {
+        bail!("{typed} does not exist");
     }
     let before = found.len();
     let matches = glob::glob(typed).with_context(|| format!("{typed} is no pattern"))?;
@@ -273,8 +275,9 @@ mod tests {
         // A file that is named is read whatever its name.
         assert_eq!(names(&[typed("notes.txt")]), [typed("notes.txt")]);
         let network = Network::new().unwrap();
-        let none = find(&[typed("*.parquet")], &network).unwrap_err().to_string();
-        assert!(none.starts_with("no file matches"), "{none}");
+        let mistake = |what: &str| find(&[typed(what)], &network).unwrap_err().to_string();
+        assert!(mistake("*.parquet").starts_with("no file matches"));
+        assert!(mistake("nothing.json").ends_with("nothing.json does not exist"));
     }
 
     #[test]

@@ -46,38 +46,6 @@ const DECODERS_MAX: usize = 64;
 const DUPLICATES_REMEMBERED: usize = 1 << 15;
 /// The longest that trouble makes us wait.
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
-/// What a blob of flow logs is called.
-const BLOB_NAME: &str = "PT1H.json";
-
-/// What one followed container has come to since the collector started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TailVitals {
-    /// What is wrong at the moment, in a sentence.
-    pub trouble: Option<String>,
-    /// Blobs that are followed.
-    pub blobs: u64,
-    /// Blobs of the hours looked at that must wait because there are too many.
-    pub blobs_waiting: u64,
-    /// Blobs that hold what we cannot read.
-    pub refused: u64,
-    /// Blobs that were replaced, and read anew.
-    pub replaced: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Rows stored.
-    pub rows: u64,
-    /// Exact duplicates left out.
-    pub duplicates: u64,
-    /// Bytes of records that had not ended when the round was over.
-    pub held_back: u64,
-    /// Seconds between the newest stored row and the end of the round that stored it; 0 before there is one.
-    pub lag_secs: u64,
-    /// Rounds that were completed.
-    pub rounds: u64,
-    /// Rounds that trouble ended.
-    pub failed_rounds: u64,
-}
-
 /// Follows the container of `settings` until `stopping` turns true.
 pub async fn follow(
     settings: AzureSettings,
@@ -310,7 +278,7 @@ impl Tail {
             let mut blobs = self.container()?.list(Some(&path));
             while let Some(blob) = blobs.next().await {
                 let blob = blob?;
-                if blob.location.filename() == Some(BLOB_NAME) {
+                if blob.location.filename().is_some_and(is_log) {
                     found.push(blob);
                 }
             }
@@ -411,7 +379,7 @@ impl Tail {
         let name = format!("{}/{path}", self.container()?.name());
         let mut decoder = match self.decoders.remove(path) {
             Some(mut kept) => {
-                kept.decoder.go_back();
+                kept.decoder.rewind();
                 kept.decoder
             }
             None => Decoder::resume(&name, options, known.resume.clone()),
@@ -508,4 +476,9 @@ fn unquoted(e_tag: Option<&str>) -> Option<String> {
 #[expect(clippy::disallowed_methods, reason = "this loop owns the requests, and when it last looked for folders")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// What a blob of logs is called: `PT1H.json` for flow logs, `PT05M.json` for a table that Log Analytics exports.
+fn is_log(name: &str) -> bool {
+    name.starts_with("PT") && name.ends_with(".json")
 }

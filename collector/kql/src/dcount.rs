@@ -1,6 +1,6 @@
-//! How many different values were seen: exactly up to a thousand, then closely.
+//! KQL's `dcount`: how many different values were seen, exactly up to a thousand, then closely.
 //!
-//! KQL's `dcount` is exact up to 1,000 at its default accuracy, so every decision below that agrees with it. Beyond, the values
+//! Kusto's is exact up to 1,000 at its default accuracy, so every decision below that agrees with it. Beyond, the values
 //! become a HyperLogLog sketch (Flajolet et al. 2007) of 2^14 registers, read with the estimator of Ertl (arXiv 1702.01284,
 //! algorithm 6), which needs no correction tables; its standard error is 0.81 %. A counter holds at most 17 KiB.
 
@@ -59,6 +59,13 @@ impl Card {
         }
     }
 
+    /// Counts any value by its bytes, which stand for it in 128 bits; says whether the counter changed.
+    ///
+    /// Two of a thousand different values are taken for one with a probability of 10⁻³³.
+    pub fn insert_bytes(&mut self, bytes: &[u8]) -> bool {
+        self.insert(digest(bytes))
+    }
+
     /// How many different values were counted.
     pub fn count(&self) -> u64 {
         match &self.shape {
@@ -92,6 +99,60 @@ impl Card {
         }
     }
 }
+
+/// As bytes: how a counter of the default accuracy travels between the parts of a query. First a byte that says which shape follows, then the exact
+/// values or the examples, 16 bytes each, then the registers of a sketch.
+impl Card {
+    /// The counter as bytes, at most 17 KiB.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let (shape, values, ranks) = match &self.shape {
+            Shape::Exact(values) => (EXACT, values.as_slice(), &[][..]),
+            Shape::Sketch(sketch) => (SKETCH, sketch.least.values(), sketch.ranks.as_slice()),
+        };
+        let values = values.iter().flat_map(|value| value.to_be_bytes());
+        std::iter::once(shape).chain(values).chain(ranks.iter().copied()).collect()
+    }
+
+    /// The counter that became these bytes; `None` when none did.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&shape, rest) = bytes.split_first()?;
+        let registers = match shape {
+            EXACT => 0,
+            SKETCH => 1 << INDEX_BITS,
+            _ => return None,
+        };
+        let (values, ranks) = rest.split_at_checked(rest.len().checked_sub(registers)?)?;
+        let (values, cut) = values.as_chunks::<16>();
+        let values: Vec<u128> = values.iter().map(|&value| u128::from_be_bytes(value)).collect();
+        let most = if shape == EXACT { EXACT_MAX } else { EXAMPLES_MAX };
+        if !cut.is_empty() || values.len() > most || !values.is_sorted_by(|a, b| a < b) {
+            return None;
+        }
+        if shape == EXACT {
+            return Some(Self { shape: Shape::Exact(values), exact_max: EXACT_MAX });
+        }
+        let mut sketch = Sketch::of(&[]);
+        for (register, &rank) in ranks.iter().enumerate() {
+            if u32::from(rank) > RANK_BITS + 1 {
+                return None;
+            }
+            sketch.raise(register, rank);
+        }
+        sketch.least = Least(values);
+        Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max: EXACT_MAX })
+    }
+
+    /// How much memory the counter takes beside itself, in bytes.
+    pub fn size(&self) -> usize {
+        match &self.shape {
+            Shape::Exact(values) => values.capacity() * size_of::<u128>(),
+            Shape::Sketch(sketch) => size_of::<Sketch>() + sketch.ranks.len() + EXAMPLES_MAX * size_of::<u128>(),
+        }
+    }
+}
+
+const EXACT: u8 = 0;
+const SKETCH: u8 = 1;
 
 /// The smallest values of a set, at most [`EXAMPLES_MAX`]: examples that do not depend on the order of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,13 +295,29 @@ fn tau(share: f64) -> f64 {
     }
 }
 
-/// Spreads a value over 64 bits (the finaliser of splitmix64 over both halves). The same in every run, so that replays agree.
+/// 128 bits that stand for any number of bytes. The same in every run.
+fn digest(bytes: &[u8]) -> u128 {
+    let (mut high, mut low) = (bytes.len() as u64, 0x6a09_e667_f3bc_c908_u64);
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let word = u64::from_le_bytes(word);
+        // Two chains that see each word differently; each step is a permutation of its chain.
+        high = finish(high.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ word);
+        low = finish(low.wrapping_add(0xbb67_ae85_84ca_a73b) ^ word.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+    u128::from(high) << 64 | u128::from(low)
+}
+
+/// The finaliser of splitmix64.
+fn finish(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Spreads a value over 64 bits. The same in every run, so that replays agree.
 fn mix(value: u128) -> u64 {
-    let finish = |mut x: u64| {
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    };
     finish((value as u64).wrapping_add(finish(((value >> 64) as u64).wrapping_add(0x9e37_79b9_7f4a_7c15))))
 }
 
@@ -283,5 +360,35 @@ mod tests {
             assert_eq!(merged, forward, "split at {split}");
         }
         assert_eq!(forward.examples(), (0..20).collect::<Vec<u128>>());
+    }
+
+    #[test]
+    fn text_counts_like_numbers() {
+        for n in [1_000, 50_000_u32] {
+            let mut card = Card::default();
+            for i in (0..n).chain(0..n) {
+                card.insert_bytes(format!("host-{i}.example").as_bytes());
+            }
+            let error = (card.count() as f64 - f64::from(n)).abs() / f64::from(n);
+            assert!(error < if n > 1_000 { 0.02 } else { f64::MIN_POSITIVE }, "{n} were counted as {}", card.count());
+        }
+        let all = [&b""[..], b"\0", b"\0\0", b"a", b"a\0", b"aaaaaaaa", b"aaaaaaaa\0", b"aaaaaaaaaaaaaaaa"];
+        let mut card = Card::default();
+        assert!(all.iter().all(|bytes| card.insert_bytes(bytes)), "all differ");
+    }
+
+    #[test]
+    fn a_counter_survives_being_bytes() {
+        for n in [0, 1, 1_000, 1_001, 30_000] {
+            let card = counted((0..n).map(|i| i << 90));
+            let bytes = card.to_bytes();
+            assert!(bytes.len() <= 17 << 10);
+            assert_eq!(Card::from_bytes(&bytes), Some(card));
+        }
+        let two = counted([1, 2]).to_bytes();
+        let swapped = [&two[..1], &two[17..], &two[1..17]].concat();
+        for bad in [&[][..], &[2], &[0, 1], &[1, 1, 1], &two[..20], &swapped, &[&[1][..], &[255; 1 << 14]].concat()] {
+            assert_eq!(Card::from_bytes(bad), None);
+        }
     }
 }
