@@ -5,25 +5,34 @@
 //!
 //! In the order you need them: [`row`] what a detector sees · [`sites`] where addresses belong · [`finding`] what it says ·
 //! [`rules`] the rule files and the table of all rules · [`catalogue`] what each rule is, for people · [`card`] counting distinct
-//! values · `windows` the windows of event time · `counter` rules that count per window, of which `scan` holds AZ-01 and AZ-02 ·
-//! [`volume`] AZ-03 · `series` rules over days and hours that have closed · [`snapshot`] state as bytes.
+//! values · `windows` the windows of event time · `counter` rules that count per window, which are in `scan`, `sweep` and `sessions` ·
+//! `fanout`, `beacon`, [`volume`] rules of another kind · `series` rules that judge hours and days that have closed · [`snapshot`]
+//! state as bytes.
 
 #![forbid(unsafe_code)]
 
+mod beacon;
 pub mod catalogue;
 mod counter;
+mod fanout;
 pub mod finding;
 mod hash;
+pub mod indicators;
 #[cfg(test)]
 mod parity;
+mod ports;
 pub mod row;
 pub mod rules;
 mod scan;
 mod series;
+mod sessions;
 pub mod sites;
 pub mod snapshot;
+mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thresholds;
 pub mod volume;
 mod windows;
 
