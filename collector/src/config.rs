@@ -4,13 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::settings::{self, SettingsError};
+use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 use spanwatch_kql::Compat;
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::RuleFile;
 use crate::ingest::settings::IngestSettings;
-use crate::metrics::MetricsSettings;
 use crate::store::StoreSettings;
 
 /// Where the settings are unless `--config` says otherwise.
@@ -33,7 +32,7 @@ pub struct Config {
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
-    pub metrics: MetricsSettings,
+    pub metrics: MetricsSettings<9478>,
 }
 
 /// Section `[pki]`.
