@@ -71,7 +71,7 @@ install: ## as root: what `make build` made, configuration that is not there yet
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system deploy/systemd/spanwatch-sensor.service deploy/systemd/spanwatch-collector.service
 	install -D -m 644 deploy/systemd/spanwatch.sysusers $(DESTDIR)/usr/lib/sysusers.d/spanwatch.conf
 	install -D -m 644 deploy/systemd/spanwatch.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/spanwatch.conf
-	@for file in sensor.toml collector.toml rules/az.toml; do \
+	@for file in sensor.toml collector.toml $(patsubst deploy/%,%,$(wildcard deploy/rules/*.toml)); do \
 		new=$(DESTDIR)/etc/spanwatch/$$file; \
 		if [ -e $$new ]; then echo "kept $$new"; else install -D -m 644 deploy/$$file $$new; fi || exit; done
 	@[ -n "$(DESTDIR)" ] || { systemd-sysusers spanwatch.conf && systemd-tmpfiles --create spanwatch.conf && systemctl daemon-reload; }

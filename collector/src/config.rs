@@ -67,7 +67,7 @@ impl PkiSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectSettings {
-    /// The rule file. Empty for the rules that come with the collector, which are those of `deploy/rules/az.toml`.
+    /// A rule file, or a directory of them. Empty for the rules that come with the collector, which are those of `deploy/rules/`.
     pub rules: PathBuf,
 }
 
@@ -115,13 +115,13 @@ impl Config {
     /// The rules that the settings name.
     ///
     /// # Errors
-    /// The rule file cannot be read, or has a mistake; with its place.
+    /// A rule file cannot be read, or has a mistake; with its place.
     pub fn rules(&self) -> Result<RuleFile, SettingsError> {
         let path = &self.detect.rules;
         if path.as_os_str().is_empty() {
             return Ok(RuleFile::default());
         }
-        RuleFile::parse(path, &read_text(path)?)
+        RuleFile::load(path)
     }
 }
 

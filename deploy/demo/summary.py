@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 
-# The rules look at whole minutes: the sixth host, or the third port of one host, is still silent (deploy/rules/az.toml).
+# The rules look at whole minutes: the sixth host, or the third port of one host, is still silent (deploy/rules/scans.toml).
 WINDOW_SECS = 60
 HOSTS_SILENT_MAX = 6
 PORTS_SILENT_MAX = 3

@@ -69,53 +69,82 @@ pub struct RuleCard {
     pub attack: Vec<String>,
 }
 
-/// Whom a finding is about. With the rule, it names the alert.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
-    /// A host.
-    Host(Address),
-    /// A host against another.
-    Pair(Address, Address),
-    /// A host and a service that it uses; with the observer where what two observers saw must not be added up.
-    Service {
-        /// The initiator.
-        host: Address,
-        /// IP protocol number.
-        protocol: u8,
-        /// Port of the responder.
-        port: u16,
-        /// Who saw it; empty for all together.
-        observer: String,
-    },
+/// Whom a finding is about: the key of the rule, part by part. With rule and form, it names the alert.
+///
+/// As JSON it has the names of the public rules' columns (`src`, `dst`, `dport`, `proto`, `vm`, `service`, `observer`, `facet`), and
+/// only the parts that are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Subject {
+    /// The initiator.
+    #[serde(rename = "src", skip_serializing_if = "Option::is_none")]
+    pub source: Option<Address>,
+    /// The responder.
+    #[serde(rename = "dst", skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Address>,
+    /// Port of the responder.
+    #[serde(rename = "dport", skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// IP protocol number; its name (`TCP`) in JSON.
+    #[serde(rename = "proto", skip_serializing_if = "Option::is_none", serialize_with = "protocol_as_name")]
+    pub protocol: Option<u8>,
+    /// Virtual machine, or the address of a host that has no other name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
+    /// Protocol and port in one word, as KQL's `strcat` makes it: `TCP443`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Who saw it, where what two observers saw must not be added up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observer: Option<String>,
+    /// What else the rule tells apart: `In Allow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub facet: Option<String>,
+}
+
+fn protocol_as_name<S: serde::Serializer>(protocol: &Option<u8>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&protocol_name(protocol.unwrap_or_default()))
 }
 
 impl Subject {
-    /// The initiator.
-    pub const fn source(&self) -> Address {
-        match self {
-            Self::Host(source) | Self::Pair(source, _) | Self::Service { host: source, .. } => *source,
-        }
+    /// A host. No address is no part of a subject: Traffic Analytics leaves some blank.
+    pub fn host(source: Address) -> Self {
+        Self { source: Some(source).filter(|address| address.is_some()), ..Self::default() }
     }
 
-    /// The one responder, if the finding is about one.
-    pub const fn destination(&self) -> Option<Address> {
-        match self {
-            Self::Pair(_, destination) => Some(*destination),
-            Self::Host(_) | Self::Service { .. } => None,
-        }
+    /// A host against another.
+    pub fn pair(source: Address, destination: Address) -> Self {
+        Self { destination: Some(destination).filter(|address| address.is_some()), ..Self::host(source) }
+    }
+
+    /// The same, with a port of the responder.
+    #[must_use]
+    pub fn with_port(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
+    }
+
+    /// The same, with a protocol.
+    #[must_use]
+    pub fn with_protocol(self, protocol: u8) -> Self {
+        Self { protocol: Some(protocol), ..self }
     }
 }
 
 impl fmt::Display for Subject {
+    /// `10.0.0.9`, `10.0.0.9 > 10.0.0.2`, `10.0.0.9 TCP/443 at plant1`, `port 445`, `TCP/445 (In Allow)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host(host) => write!(f, "{host}"),
-            Self::Pair(source, destination) => write!(f, "{source} > {destination}"),
-            Self::Service { host, protocol, port, observer } => {
-                write!(f, "{host} {}", service_name(*protocol, *port))?;
-                if observer.is_empty() { Ok(()) } else { write!(f, " at {observer}") }
-            }
+        let mut words: Vec<String> = Vec::new();
+        words.extend(self.vm.clone());
+        words.extend(self.source.map(|source| source.to_string()));
+        words.extend(self.destination.map(|destination| format!("> {destination}")));
+        match (self.protocol, self.port) {
+            (Some(protocol), port) => words.push(service_name(protocol, port.unwrap_or(0))),
+            (None, Some(port)) => words.push(format!("port {port}")),
+            (None, None) => {}
         }
+        words.extend(self.service.clone());
+        words.extend(self.facet.as_ref().map(|facet| format!("({facet})")));
+        words.extend(self.observer.as_ref().map(|observer| format!("at {observer}")));
+        if words.is_empty() { f.write_str("all traffic") } else { f.write_str(&words.join(" ")) }
     }
 }
 

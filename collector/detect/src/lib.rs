@@ -3,25 +3,40 @@
 //! A detector observes rows, closes windows when the records' own time has passed them, and says what it found. It asks no
 //! database, reads no clock, holds bounded memory and does not know who made a record. Live stream and replay are the same code.
 //!
-//! In the order you need them: [`row`] what a detector sees · [`sites`] where addresses belong · [`finding`] what it says · [`rules`] the rule file ·
-//! [`card`] counting distinct values · [`scan`] AZ-01 and AZ-02 · [`volume`] AZ-03.
+//! In the order you need them: [`row`] what a detector sees · [`sites`] where addresses belong · [`finding`] what it says ·
+//! [`rules`] the rule files and the table of all rules · [`catalogue`] what each rule is, for people · [`card`] counting distinct
+//! values · `windows` the windows of event time · `counter` rules that count per window, which are in `scan`, `sweep` and `sessions` ·
+//! `fanout`, `beacon`, [`volume`] rules of another kind · [`snapshot`] state as bytes.
 
 #![forbid(unsafe_code)]
 
+mod beacon;
+pub mod catalogue;
+mod counter;
+mod fanout;
 pub mod finding;
+mod hash;
+pub mod indicators;
 #[cfg(test)]
 mod parity;
+mod ports;
 pub mod row;
 pub mod rules;
-pub mod scan;
+mod scan;
+mod sessions;
 pub mod sites;
+pub mod snapshot;
+mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thresholds;
 pub mod volume;
+mod windows;
 
 pub use spanwatch_kql::dcount as card;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,15 +49,14 @@ pub use row::Row;
 pub use rules::RuleFile;
 pub use sites::{SiteSettings, Sites};
 
-use finding::RuleCard;
+use snapshot::{FORMAT, RestoreError, Saved, Whole, pack, unpack};
 
 /// Observers told apart; further ones share a name.
 const OBSERVERS_MAX: usize = 4_096;
 /// A record that claims to be from further in the future of a stream than this is not believed.
 const FUTURE_MAX: Duration = Duration::from_secs(300);
 
-/// A replay closes windows every so many records, up to the event time that was reached one such stretch before. A sensor puts
-/// out the remains of long silent flows only when its capture goes on: after a pause in the file they stand behind newer records.
+/// A replay tells the detectors how far event time has come every so many records.
 const REPLAY_STRETCH: u64 = 8_192;
 
 /// When findings are told.
@@ -50,7 +64,8 @@ const REPLAY_STRETCH: u64 = 8_192;
 pub enum Mode {
     /// As soon as a threshold is crossed, then as the count grows, then when the window closes.
     Stream,
-    /// When the window closes, and only then: the answer does not depend on the order of records within the lateness.
+    /// When the window closes, and only then. Windows stay open to the end of the data, so that the answer does not depend on the
+    /// order of records, unless there is no room for all of them.
     Replay,
 }
 
@@ -75,6 +90,15 @@ pub trait Detector: Send {
 
     /// How long windows stay open after their end.
     fn lateness(&self) -> Duration;
+
+    /// Everything that it knows, as bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Goes on exactly as the detector with the same settings would have that made `bytes`.
+    ///
+    /// # Errors
+    /// The bytes are not the state of such a detector. It is then as it was before.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
 }
 
 /// A detector's account of itself, for /metrics.
@@ -94,12 +118,6 @@ pub struct State {
     pub refused: u64,
 }
 
-impl State {
-    const fn of(rule: &RuleCard) -> Self {
-        Self { rule: rule.id, variant: rule.variant, keys: 0, late: 0, evicted: 0, refused: 0 }
-    }
-}
-
 /// All detectors of the rule file, and the clock they share.
 ///
 /// A stream calls [`observe`](Self::observe) for every record and [`poll`](Self::poll) a few times per second; a replay calls
@@ -108,12 +126,12 @@ pub struct Detection {
     mode: Mode,
     sites: Sites,
     detectors: Vec<Box<dyn Detector>>,
+    /// The settings of each, as text.
+    settings: Vec<String>,
     observers: HashMap<Arc<str>, Observer>,
     others: Arc<str>,
     /// Event time: what the slowest live observer has reached. Never goes back.
     newest: Timestamp,
-    /// In a replay: event time at the end of the last stretch.
-    stretch_end: Timestamp,
     /// Wall time of the last poll.
     polled: Timestamp,
     /// Windows were closed because every observer fell silent.
@@ -155,26 +173,15 @@ struct Observer {
 impl Detection {
     /// The detectors that `rules` switch on.
     pub fn new(rules: &RuleFile, mode: Mode) -> Self {
-        let mut detectors: Vec<Box<dyn Detector>> = Vec::new();
-        for variant in [Variant::Exact, Variant::Fixed] {
-            if rules.horizontal.variants.contains(&variant) {
-                detectors.push(Box::new(scan::Scan::horizontal(&rules.horizontal, variant, mode)));
-            }
-            if rules.vertical.variants.contains(&variant) {
-                detectors.push(Box::new(scan::Scan::vertical(&rules.vertical, variant, mode)));
-            }
-            if rules.volume.variants.contains(&variant) {
-                detectors.push(Box::new(volume::Volume::new(&rules.volume, variant, mode)));
-            }
-        }
+        let (detectors, settings) = rules.detectors(mode).into_iter().unzip();
         Self {
             mode,
             sites: Sites::default(),
             detectors,
+            settings,
             observers: HashMap::new(),
             others: Arc::from("others"),
             newest: Timestamp::NONE,
-            stretch_end: Timestamp::NONE,
             polled: Timestamp::NONE,
             flushed: false,
             findings: Vec::new(),
@@ -210,10 +217,11 @@ impl Detection {
         let seen = self.observers.entry(name).or_insert(Observer { newest: reached, heard: Timestamp::NONE, fresh: true });
         seen.newest = seen.newest.max(reached);
         seen.fresh = true;
-        if self.mode == Mode::Replay && self.counters.observed.is_multiple_of(REPLAY_STRETCH) {
-            let reached = seen.newest;
-            self.newest = std::mem::replace(&mut self.stretch_end, reached);
-            self.advance();
+        if self.mode == Mode::Replay {
+            self.newest = self.newest.max(seen.newest);
+            if self.counters.observed.is_multiple_of(REPLAY_STRETCH) {
+                self.advance();
+            }
         }
     }
 
@@ -256,6 +264,52 @@ impl Detection {
     /// All windows that ended at or before this are closed. The wall time when every observer is silent. Alerts close by it.
     pub fn watermark(&self) -> Timestamp {
         if self.observers.is_empty() && self.polled.is_some() { self.polled } else { self.newest.minus(self.lateness_max()) }
+    }
+
+    /// Everything known, as bytes. What was found and not handed over yet is not in it: poll or drain before.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let name = |state: &State| format!("{} {}", state.rule, state.variant);
+        let saved = |(detector, settings): (&Box<dyn Detector>, &String)| {
+            (name(detector.state()), Saved { settings: settings.clone(), state: detector.snapshot() })
+        };
+        let observers: BTreeMap<&str, (Timestamp, Timestamp, bool)> =
+            self.observers.iter().map(|(name, observer)| (&**name, (observer.newest, observer.heard, observer.fresh))).collect();
+        let Counters { observed, unplaced, future, findings } = self.counters;
+        let counters = (observed, unplaced, future, findings);
+        pack(&Whole {
+            format: FORMAT,
+            detectors: self.detectors.iter().zip(&self.settings).map(saved).collect(),
+            clock: pack(&(observers, self.newest, self.polled, self.flushed, counters)),
+        })
+    }
+
+    /// Goes on where the one that made `bytes` was. Detectors whose settings are not those of then start anew, and so do new ones;
+    /// returned are their names (`AZ-01 fixed`).
+    ///
+    /// # Errors
+    /// The bytes are no such state, or one of another version. Everything then is as it was before, or starts anew.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<Vec<String>, RestoreError> {
+        type Clock = (BTreeMap<String, (Timestamp, Timestamp, bool)>, Timestamp, Timestamp, bool, (u64, u64, u64, u64));
+        let whole: Whole = unpack(bytes)?;
+        if whole.format != FORMAT {
+            return Err(RestoreError::new(format!("it has format {}, and this version knows format {FORMAT}", whole.format)));
+        }
+        let (observers, newest, polled, flushed, (observed, unplaced, future, findings)) = unpack::<Clock>(&whole.clock)?;
+        let mut anew = Vec::new();
+        for (detector, settings) in self.detectors.iter_mut().zip(&self.settings) {
+            let name = format!("{} {}", detector.state().rule, detector.state().variant);
+            match whole.detectors.get(&name) {
+                Some(saved) if saved.settings == *settings => detector.restore(&saved.state)?,
+                _ => anew.push(name),
+            }
+        }
+        (self.newest, self.polled, self.flushed) = (newest, polled, flushed);
+        self.counters = Counters { observed, unplaced, future, findings };
+        self.observers = observers
+            .into_iter()
+            .map(|(name, (newest, heard, fresh))| (Arc::from(name), Observer { newest, heard, fresh }))
+            .collect();
+        Ok(anew)
     }
 
     fn lateness_max(&self) -> Duration {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spanwatch_common::flow::{FlowRecord, FlowState, protocol};
 use spanwatch_common::net::Address;
+use spanwatch_common::text::protocol_name;
 use spanwatch_common::time::Timestamp;
 
 use super::tests::{TEN, host, replay, rules, talk};
@@ -24,7 +25,7 @@ impl Dice {
     }
 }
 
-fn random_rows(seed: u64, rows: usize) -> Vec<FlowRecord> {
+pub(super) fn random_rows(seed: u64, rows: usize) -> Vec<FlowRecord> {
     let mut dice = Dice(seed);
     let sources = ["10.0.0.1", "10.0.0.2", "172.31.0.3", "172.32.0.4", "192.168.0.5", "8.8.8.8", "fd00::7"];
     let mut records: Vec<FlowRecord> = (0..rows)
@@ -88,12 +89,12 @@ fn kql(records: &[FlowRecord]) -> BTreeSet<Answer> {
     let mut answers = BTreeSet::new();
     for ((source, at), hosts) in hosts {
         if hosts.len() > 6 {
-            answers.insert(("AZ-01".to_owned(), Subject::Host(source).to_string(), at, hosts.len() as i64 * 100));
+            answers.insert(("AZ-01".to_owned(), Subject::host(source).to_string(), at, hosts.len() as i64 * 100));
         }
     }
     for ((source, destination, at), ports) in ports {
         if ports.len() > 3 {
-            answers.insert(("AZ-02".to_owned(), Subject::Pair(source, destination).to_string(), at, ports.len() as i64 * 100));
+            answers.insert(("AZ-02".to_owned(), Subject::pair(source, destination).to_string(), at, ports.len() as i64 * 100));
         }
     }
     for ((host, protocol, port), bins) in volumes {
@@ -104,7 +105,8 @@ fn kql(records: &[FlowRecord]) -> BTreeSet<Answer> {
             && mean > 0.0
             && deviation(volume) > 0
         {
-            let subject = Subject::Service { host, protocol, port, observer: String::new() };
+            let service = format!("{}{port}", protocol_name(protocol));
+            let subject = Subject { vm: Some(host.to_string()), service: Some(service), ..Subject::default() };
             answers.insert(("AZ-03".to_owned(), subject.to_string(), *at, deviation(volume)));
         }
     }

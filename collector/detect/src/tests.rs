@@ -250,9 +250,10 @@ fn late_records_and_full_tables_are_counted_and_a_scanner_outlives_the_flood() {
     assert_eq!((state.late, state.refused, state.keys), (1, 0, 1));
     assert!(state.evicted >= 100 - 16, "{state:?}");
 
-    let scanners = |i: u16| (1..=7).map(move |j| knock(&format!("192.0.2.{i}"), &format!("10.0.1.{j}"), TCP, 445, 1.0));
-    let (findings, detection) = replay(&few, &(0..17).flat_map(scanners).collect::<Vec<_>>());
-    assert_eq!(findings.len(), 16);
+    let scanners =
+        |i: u16| (1..=7).map(move |j| knock(&format!("192.0.{}.{}", i / 200, i % 200), &format!("10.0.1.{j}"), TCP, 445, 1.0));
+    let (findings, detection) = replay(&few, &(0..257).flat_map(scanners).collect::<Vec<_>>());
+    assert_eq!(findings.len(), 256, "sixteen times the keys of a stream");
     assert_eq!(detection.states().next().expect("one rule").refused, 7, "no one that is over the threshold is let go");
 }
 
@@ -295,4 +296,72 @@ fn excluded_sources_destinations_and_ports_do_not_count() {
     ] {
         assert_eq!(replay(&rules(&format!("[AZ-01]\n{exclusion}\n")), &sweep).0.len(), findings, "{exclusion}");
     }
+}
+
+/// Rows of every kind, for what must hold for every rule.
+pub(super) fn mixture(seed: u64, rows: usize) -> Vec<FlowRecord> {
+    parity::random_rows(seed, rows)
+}
+
+#[test]
+fn a_detection_cut_anywhere_and_restored_finds_the_same() {
+    let mut everything = RuleFile::default();
+    everything.set_variants(&[Variant::Exact, Variant::Fixed]);
+    for mode in [Mode::Stream, Mode::Replay] {
+        for seed in 1..=6 {
+            let records = mixture(seed, 900);
+            let run = |cut: usize| {
+                let mut detection = Detection::new(&everything, mode);
+                let mut findings = Vec::new();
+                for (number, record) in records.iter().enumerate() {
+                    detection.observe("tap", record);
+                    if mode == Mode::Stream && number % 50 == 0 {
+                        detection.poll(record.start[0].plus(Duration::from_secs(90)), &mut findings);
+                    }
+                    if number == cut {
+                        detection.drain(&mut findings);
+                        let state = detection.snapshot();
+                        detection = Detection::new(&everything, mode);
+                        assert_eq!(detection.restore(&state).expect("our own"), Vec::<String>::new());
+                    }
+                }
+                detection.finish(&mut findings);
+                let states: Vec<State> = detection.states().cloned().collect();
+                (findings, states, detection.counters())
+            };
+            let whole = run(usize::MAX);
+            assert!(!whole.0.is_empty());
+            for cut in [0, 1, 17, 449, 450, 898, 899] {
+                assert_eq!(run(cut), whole, "{mode:?} {seed} cut at {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_detector_whose_settings_changed_starts_anew_and_the_others_go_on() {
+    let knocks = |detection: &mut Detection, hosts: std::ops::RangeInclusive<u8>| {
+        hosts.for_each(|i| detection.observe("tap", &knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 1.0)));
+    };
+    let mut detection = Detection::new(&RuleFile::default(), Mode::Stream);
+    knocks(&mut detection, 1..=4);
+    let state = detection.snapshot();
+    let mut detection = Detection::new(&rules("[AZ-02]\nthreshold_ports = 4\n"), Mode::Stream);
+    assert_eq!(detection.restore(&state).expect("our own"), ["AZ-02 fixed"]);
+    knocks(&mut detection, 5..=7);
+    let mut findings = Vec::new();
+    detection.finish(&mut findings);
+    assert_eq!(findings.iter().map(|finding| finding.rule.id).collect::<Vec<_>>(), ["AZ-01", "AZ-01"], "crossed, then closed");
+
+    let mut broken = state;
+    broken.truncate(9);
+    assert!(Detection::new(&RuleFile::default(), Mode::Stream).restore(&broken).is_err());
+}
+
+#[test]
+fn a_replay_does_not_mind_files_that_go_back_by_hours() {
+    let mut records: Vec<FlowRecord> = (1..=4).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 1.0)).collect();
+    records.extend((0..20_000).map(|i| talk("10.0.0.1", "10.0.0.2", TCP, 443, f64::from(i), 100)));
+    records.extend((5..=7).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 2.0)));
+    assert_eq!(replay(&RuleFile::default(), &records).0.len(), 1);
 }

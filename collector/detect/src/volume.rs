@@ -14,54 +14,55 @@
 //! Innocent things that look alike: a nightly backup over a service that idles by day, an update. A steady transfer and a first
 //! transfer stay silent: deviation `n - 1` is the most that one of `n` windows can reach.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use spanwatch_common::net::Address;
+use spanwatch_common::text::protocol_name;
 use spanwatch_common::time::Timestamp;
 
-use super::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use super::row::{Part, Row};
-use super::rules::{Exclude, VolumeDeviation, secs};
-use super::{Detector, Mode, State};
+use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
+use crate::hash::Map;
+use crate::row::{Part, Row};
+use crate::rules::volumes::VolumeDeviation;
+use crate::rules::{Common, Exclude, TimeAxis};
+use crate::snapshot::{Name, RestoreError, pack, unpack};
+use crate::windows::Windows;
+use crate::{Detector, Mode, State};
 
 /// AZ-03 in one of its forms.
 pub struct Volume {
     rule: Arc<RuleCard>,
     threshold: f64,
     octets_min: u64,
-    window: Duration,
     look_back: Duration,
-    lateness: Duration,
+    time_axis: TimeAxis,
     exclude: Exclude,
     keys_max: usize,
     /// Windows remembered per key on average; beyond that, new ones are refused.
     windows_max: usize,
-    mode: Mode,
-    open: BTreeMap<Timestamp, HashMap<Key, Cell>>,
+    windows: Windows<Key, Cell>,
     /// Closed windows per key.
-    past: HashMap<Key, Past>,
+    past: Map<Key, Past>,
     /// Closed windows of all keys together.
     past_windows: usize,
-    /// Windows that end at or before this time are closed for good.
-    closed: Timestamp,
-    crowded: bool,
     /// Observer of the exact form's keys.
-    everyone: Arc<str>,
-    state: State,
+    everyone: Name,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 struct Key {
-    observer: Arc<str>,
+    observer: Name,
     host: Address,
     protocol: u8,
     port: u16,
 }
 
 /// One key in one open window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Cell {
     octets: u64,
     first: Timestamp,
@@ -72,7 +73,7 @@ struct Cell {
 }
 
 /// The closed windows of one key, oldest first.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Past {
     windows: VecDeque<(Timestamp, Cell)>,
     octets: u128,
@@ -98,38 +99,23 @@ fn deviation(octets: u64, mean: f64) -> Option<f64> {
 }
 
 impl Volume {
-    /// AZ-03 as `settings` say.
-    pub fn new(settings: &VolumeDeviation, variant: Variant, mode: Mode) -> Self {
-        let rule = RuleCard {
-            id: "AZ-03",
-            title: "Volume deviation",
-            variant,
-            severity: settings.severity,
-            attack: settings.attack.clone(),
-        };
+    /// AZ-03 as `settings` say, in the form that `card` names.
+    pub fn new(settings: &VolumeDeviation, card: RuleCard, mode: Mode) -> Self {
+        let common = settings.common_settings();
         let windows_per_look_back = settings.look_back_secs.div_ceil(settings.window_secs) as usize + 1;
         Self {
             threshold: settings.threshold_means,
             octets_min: settings.octets_min,
-            window: secs(settings.window_secs),
-            look_back: secs(settings.look_back_secs),
-            lateness: secs(settings.lateness_secs),
-            exclude: Exclude {
-                sources: settings.exclude_sources.clone(),
-                destinations: settings.exclude_destinations.clone(),
-                ports: settings.exclude_ports.clone(),
-            },
-            keys_max: settings.keys_max,
-            windows_max: settings.keys_max.saturating_mul(windows_per_look_back),
-            mode,
-            open: BTreeMap::new(),
-            past: HashMap::new(),
+            look_back: Duration::from_secs(settings.look_back_secs),
+            time_axis: common.time_axis,
+            keys_max: common.keys_max,
+            windows_max: common.keys_max.saturating_mul(windows_per_look_back),
+            windows: Windows::new(common.window, common.lateness, common.keys_max, mode, Common::state(&card)),
+            exclude: common.exclude,
+            past: Map::default(),
             past_windows: 0,
-            closed: Timestamp::from_nanos(i64::MIN),
-            crowded: false,
-            everyone: Arc::from(""),
-            state: State::of(&rule),
-            rule: Arc::new(rule),
+            everyone: Name(Arc::from("")),
+            rule: Arc::new(card),
         }
     }
 
@@ -138,36 +124,27 @@ impl Volume {
         let observer = match self.rule.variant {
             Variant::Exact if row.part != Part::Tail && row.source.is_some() => self.everyone.clone(),
             Variant::Fixed if row.part == Part::Slice && !self.exclude.covers(row.source, row.destination, row.port) => {
-                row.observer.clone()
+                Name(row.observer.clone())
             }
             Variant::Exact | Variant::Fixed => return None,
         };
         Some(Key { observer, host: row.source, protocol: row.protocol, port: row.port })
     }
 
-    /// Lets the open cells with the least octets go until an eighth is free, never one that could fire. Exact sums let nothing go.
-    fn make_room(&mut self) {
-        let enough = self.keys_max - self.keys_max / 8;
-        let mut little = 1_000;
-        while self.rule.variant == Variant::Fixed && self.state.keys > enough && little < self.octets_min {
-            for cells in self.open.values_mut() {
-                let before = cells.len();
-                cells.retain(|_, cell| cell.octets > little);
-                self.state.evicted += (before - cells.len()) as u64;
-                self.state.keys -= before - cells.len();
-            }
-            little *= 4;
+    /// Closes what can be closed, then lets the open cells with the least octets go, never one that could fire. Exact sums let
+    /// nothing go.
+    fn make_room(&mut self, findings: &mut Vec<Finding>) {
+        while let Some((start, cells)) = self.windows.pop_for_room() {
+            self.close(start, cells, findings);
         }
-        self.crowded = self.state.keys >= self.keys_max;
+        let least = if self.rule.variant == Variant::Fixed { self.octets_min.saturating_sub(1) } else { 0 };
+        self.windows.let_go(least, |cell| cell.octets);
     }
 
-    fn close_first(&mut self, findings: &mut Vec<Finding>) {
-        let Some((start, cells)) = self.open.pop_first() else { return };
-        self.crowded = false;
-        self.state.keys -= cells.len();
+    fn close(&mut self, start: Timestamp, cells: Map<Key, Cell>, findings: &mut Vec<Finding>) {
         let range = start.floor(self.look_back);
         let older = |past: &Past| past.windows.front().is_some_and(|(first, _)| *first < range);
-        if self.rule.variant == Variant::Exact && self.mode == Mode::Stream && self.past.values().any(older) {
+        if self.rule.variant == Variant::Exact && self.windows.mode() == Mode::Stream && self.past.values().any(older) {
             self.report_range(findings);
         }
         let mut cells: Vec<(Key, Cell)> = cells.into_iter().collect();
@@ -178,7 +155,7 @@ impl Volume {
                 self.forget_silent();
             }
             if self.past_windows >= self.windows_max || (self.past.len() >= self.keys_max && !self.past.contains_key(&key)) {
-                self.state.refused += 1;
+                self.windows.state_mut().refused += 1;
                 continue;
             }
             let past = self.past.entry(key.clone()).or_default();
@@ -186,7 +163,7 @@ impl Volume {
             past.octets += u128::from(cell.octets);
             self.past_windows += 1;
             if self.rule.variant == Variant::Fixed {
-                self.past_windows -= past.forget_before(start.plus(self.window).minus(self.look_back));
+                self.past_windows -= past.forget_before(start.plus(self.windows.length()).minus(self.look_back));
                 let mean = past.octets as f64 / past.windows.len() as f64;
                 if let Some(finding) = self.judge(&key, &cell, start, mean, Stage::Closed) {
                     findings.push(finding);
@@ -211,7 +188,7 @@ impl Volume {
         for (_, key) in by_age {
             if let Some(past) = self.past.remove(&key) {
                 self.past_windows -= past.windows.len();
-                self.state.evicted += 1;
+                self.windows.state_mut().evicted += 1;
             }
         }
     }
@@ -253,15 +230,25 @@ impl Volume {
             sentence: format!(
                 "{host} exchanged {} over {service} in the {} s from {}, {:.1} times its mean of {}",
                 in_bytes(cell.octets as f64),
-                self.window.as_secs(),
+                self.windows.length().as_secs(),
                 clock_face(start),
                 cell.octets as f64 / mean,
                 in_bytes(mean),
             ),
             rule: self.rule.clone(),
             stage,
-            subject: Subject::Service { host: *host, protocol: *protocol, port: *port, observer: observer.to_string() },
-            window: Window { start, end: start.plus(self.window) },
+            subject: match self.rule.variant {
+                Variant::Exact => Subject {
+                    vm: Some(host.to_string()),
+                    service: Some(format!("{}{port}", protocol_name(*protocol))),
+                    ..Subject::default()
+                },
+                Variant::Fixed => {
+                    let subject = Subject::host(*host).with_protocol(*protocol).with_port(*port);
+                    Subject { observer: Some(observer.0.to_string()), ..subject }
+                }
+            },
+            window: Window { start, end: start.plus(self.windows.length()) },
             first: cell.first,
             last: cell.last,
             evidence: Evidence {
@@ -271,7 +258,7 @@ impl Volume {
                 octets: Some(cell.octets),
                 mean_octets: Some(round2(mean)),
                 services: vec![service],
-                observers: Some(observer.to_string()).filter(|name| !name.is_empty()).into_iter().collect(),
+                observers: Some(observer.0.to_string()).filter(|name| !name.is_empty()).into_iter().collect(),
                 ..Evidence::default()
             },
             score: if threshold > 0.0 { round2(value / threshold) } else { value },
@@ -282,36 +269,30 @@ impl Volume {
 impl Detector for Volume {
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         let Some(key) = self.key(row) else { return };
-        let start = row.at.floor(self.window);
-        if start.plus(self.window) <= self.closed {
-            self.state.late += 1;
-            return;
-        }
-        let known = self.open.get(&start).is_some_and(|cells| cells.contains_key(&key));
-        if !known {
-            if self.state.keys >= self.keys_max && !self.crowded {
-                self.make_room();
-            }
-            if self.state.keys >= self.keys_max {
-                self.state.refused += 1;
+        let at = self.time_axis.of(row);
+        let Some(start) = self.windows.place(at) else { return };
+        if self.windows.needs_room(start, &key) {
+            self.make_room(findings);
+            if self.windows.is_closed(start) {
+                self.windows.state_mut().late += 1;
                 return;
             }
-            self.state.keys += 1;
         }
-        let fresh = Cell { octets: 0, first: row.at, last: row.at, tell_at: self.octets_min, told: false };
-        let cell = self.open.entry(start).or_default().entry(key.clone()).or_insert(fresh);
+        let octets_min = self.octets_min;
+        let fresh = || Cell { octets: 0, first: at, last: at, tell_at: octets_min, told: false };
+        let Some(cell) = self.windows.entry(start, key.clone(), fresh) else { return };
         cell.octets = cell.octets.saturating_add(row.octets_total());
-        cell.first = cell.first.min(row.at);
-        cell.last = cell.last.max(row.at);
+        cell.first = cell.first.min(at);
+        cell.last = cell.last.max(at);
+        let so_far = *cell;
         // A volume only grows, so what deviates upwards before the window closes will have deviated when it does.
-        if self.mode == Mode::Stream && self.rule.variant == Variant::Fixed && cell.octets >= cell.tell_at {
+        if self.windows.mode() == Mode::Stream && self.rule.variant == Variant::Fixed && so_far.octets >= so_far.tell_at {
             let (octets, windows) = self.past.get(&key).map_or((0, 0), |past| (past.octets, past.windows.len()));
-            let mean = (octets + u128::from(cell.octets)) as f64 / (windows + 1) as f64;
-            let stage = if cell.told { Stage::Grown } else { Stage::Crossed };
-            let so_far = *cell;
+            let mean = (octets + u128::from(so_far.octets)) as f64 / (windows + 1) as f64;
+            let stage = if so_far.told { Stage::Grown } else { Stage::Crossed };
             if let Some(finding) = self.judge(&key, &so_far, start, mean, stage) {
                 findings.push(finding);
-                if let Some(cell) = self.open.get_mut(&start).and_then(|cells| cells.get_mut(&key)) {
+                if let Some(cell) = self.windows.get_mut(start, &key) {
                     cell.told = true;
                     cell.tell_at = so_far.octets.saturating_mul(2);
                 }
@@ -320,17 +301,15 @@ impl Detector for Volume {
     }
 
     fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
-        let watermark = newest.minus(self.lateness);
-        while self.open.first_key_value().is_some_and(|(start, _)| start.plus(self.window) <= watermark) {
-            self.close_first(findings);
+        self.windows.reach(newest);
+        while let Some((start, cells)) = self.windows.pop_due() {
+            self.close(start, cells, findings);
         }
-        self.closed = self.closed.max(watermark.floor(self.window));
     }
 
     fn flush(&mut self, findings: &mut Vec<Finding>) {
-        while let Some((start, _)) = self.open.first_key_value() {
-            self.closed = self.closed.max(start.plus(self.window));
-            self.close_first(findings);
+        while let Some((start, cells)) = self.windows.pop_first() {
+            self.close(start, cells, findings);
         }
     }
 
@@ -340,11 +319,23 @@ impl Detector for Volume {
     }
 
     fn state(&self) -> &State {
-        &self.state
+        self.windows.state()
     }
 
     fn lateness(&self) -> Duration {
-        self.lateness
+        self.windows.lateness()
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        pack(&(ByteBuf::from(self.windows.snapshot()), &self.past))
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        let (windows, past): (ByteBuf, Map<Key, Past>) = unpack(bytes)?;
+        self.windows.restore(&windows)?;
+        self.past_windows = past.values().map(|past| past.windows.len()).sum();
+        self.past = past;
+        Ok(())
     }
 }
 

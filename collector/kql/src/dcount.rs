@@ -4,6 +4,8 @@
 //! become a HyperLogLog sketch (Flajolet et al. 2007) of 2^14 registers, read with the estimator of Ertl (arXiv 1702.01284,
 //! algorithm 6), which needs no correction tables; its standard error is 0.81 %. A counter holds at most 17 KiB.
 
+use serde::{Deserialize, Serialize};
+
 /// Up to here a count is exact.
 pub const EXACT_MAX: usize = 1_000;
 /// How many examples a counter can name.
@@ -15,12 +17,14 @@ const INDEX_BITS: u32 = 14;
 const RANK_BITS: u32 = 64 - INDEX_BITS;
 
 /// A counter of distinct values. What it says depends on the set of values only, never on their order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
     shape: Shape,
+    /// Up to here the count is exact.
+    exact_max: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Shape {
     /// All values, ascending.
     Exact(Vec<u128>),
@@ -29,18 +33,23 @@ enum Shape {
 
 impl Default for Card {
     fn default() -> Self {
-        Self { shape: Shape::Exact(Vec::new()) }
+        Self::exact_to(EXACT_MAX)
     }
 }
 
 impl Card {
+    /// One that is exact up to `exact_max`, at 16 octets for each value, for where KQL counts a set and not a `dcount`.
+    pub const fn exact_to(exact_max: usize) -> Self {
+        Self { shape: Shape::Exact(Vec::new()), exact_max }
+    }
+
     /// Counts `value`; says whether the counter changed.
     pub fn insert(&mut self, value: u128) -> bool {
         match &mut self.shape {
             Shape::Exact(values) => {
                 let Err(place) = values.binary_search(&value) else { return false };
                 values.insert(place, value);
-                if values.len() > EXACT_MAX {
+                if values.len() > self.exact_max {
                     let sketch = Sketch::of(values);
                     self.shape = Shape::Sketch(Box::new(sketch));
                 }
@@ -91,22 +100,25 @@ impl Card {
     }
 }
 
-/// As bytes: how a counter travels between the parts of a query. First a byte that says which shape follows, then the exact
-/// values or the examples, 16 bytes each, then the registers of a sketch.
+/// As bytes: how a counter travels between the parts of a query. First a byte that says which shape follows, then up to where the
+/// count is exact (4 bytes), then the exact values or the examples, 16 bytes each, then the registers of a sketch.
 impl Card {
-    /// The counter as bytes, at most 17 KiB.
+    /// The counter as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let (shape, values, ranks) = match &self.shape {
             Shape::Exact(values) => (EXACT, values.as_slice(), &[][..]),
             Shape::Sketch(sketch) => (SKETCH, sketch.least.values(), sketch.ranks.as_slice()),
         };
+        let exact_max = u32::try_from(self.exact_max).unwrap_or(u32::MAX).to_be_bytes();
         let values = values.iter().flat_map(|value| value.to_be_bytes());
-        std::iter::once(shape).chain(values).chain(ranks.iter().copied()).collect()
+        std::iter::once(shape).chain(exact_max).chain(values).chain(ranks.iter().copied()).collect()
     }
 
     /// The counter that became these bytes; `None` when none did.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&shape, rest) = bytes.split_first()?;
+        let (&exact_max, rest) = rest.split_first_chunk()?;
+        let exact_max = u32::from_be_bytes(exact_max) as usize;
         let registers = match shape {
             EXACT => 0,
             SKETCH => 1 << INDEX_BITS,
@@ -115,12 +127,12 @@ impl Card {
         let (values, ranks) = rest.split_at_checked(rest.len().checked_sub(registers)?)?;
         let (values, cut) = values.as_chunks::<16>();
         let values: Vec<u128> = values.iter().map(|&value| u128::from_be_bytes(value)).collect();
-        let most = if shape == EXACT { EXACT_MAX } else { EXAMPLES_MAX };
+        let most = if shape == EXACT { exact_max } else { EXAMPLES_MAX };
         if !cut.is_empty() || values.len() > most || !values.is_sorted_by(|a, b| a < b) {
             return None;
         }
         if shape == EXACT {
-            return Some(Self { shape: Shape::Exact(values) });
+            return Some(Self { shape: Shape::Exact(values), exact_max });
         }
         let mut sketch = Sketch::of(&[]);
         for (register, &rank) in ranks.iter().enumerate() {
@@ -130,7 +142,7 @@ impl Card {
             sketch.raise(register, rank);
         }
         sketch.least = Least(values);
-        Some(Self { shape: Shape::Sketch(Box::new(sketch)) })
+        Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max })
     }
 
     /// How much memory the counter takes beside itself, in bytes.
@@ -146,7 +158,7 @@ const EXACT: u8 = 0;
 const SKETCH: u8 = 1;
 
 /// The smallest values of a set, at most [`EXAMPLES_MAX`]: examples that do not depend on the order of events.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Least(Vec<u128>);
 
 impl Least {
@@ -167,13 +179,40 @@ impl Least {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SavedSketch", into = "SavedSketch")]
 struct Sketch {
     /// Highest rank met per register.
     ranks: Vec<u8>,
     /// How many registers stand at each rank, kept up to date so that reading is cheap.
     at_rank: [u32; RANK_BITS as usize + 2],
     least: Least,
+}
+
+/// What is saved of a sketch: how many registers stand at each rank follows from the ranks.
+#[derive(Serialize, Deserialize)]
+struct SavedSketch {
+    #[serde(with = "serde_bytes")]
+    ranks: Vec<u8>,
+    least: Least,
+}
+
+impl From<Sketch> for SavedSketch {
+    fn from(sketch: Sketch) -> Self {
+        Self { ranks: sketch.ranks, least: sketch.least }
+    }
+}
+
+impl From<SavedSketch> for Sketch {
+    fn from(saved: SavedSketch) -> Self {
+        let mut sketch = Self::of(&[]);
+        // Bytes that somebody changed may hold anything: what is too many or too high is left out.
+        for (register, rank) in saved.ranks.into_iter().take(1 << INDEX_BITS).enumerate() {
+            sketch.raise(register, rank.min(RANK_BITS as u8 + 1));
+        }
+        sketch.least = saved.least;
+        sketch
+    }
 }
 
 impl Sketch {
@@ -350,8 +389,9 @@ mod tests {
             assert_eq!(Card::from_bytes(&bytes), Some(card));
         }
         let two = counted([1, 2]).to_bytes();
-        let swapped = [&two[..1], &two[17..], &two[1..17]].concat();
-        for bad in [&[][..], &[2], &[0, 1], &[1, 1, 1], &two[..20], &swapped, &[&[1][..], &[255; 1 << 14]].concat()] {
+        let swapped = [&two[..5], &two[21..], &two[5..21]].concat();
+        let high = [&[1, 0, 0, 0, 9][..], &[255; 1 << 14]].concat();
+        for bad in [&[][..], &[0], &[2, 0, 0, 0, 9], &[0, 0, 0, 0, 9, 1], &[1, 0, 0, 0, 9, 1], &two[..20], &swapped, &high] {
             assert_eq!(Card::from_bytes(bad), None);
         }
     }

@@ -72,10 +72,11 @@ pub struct Alert {
     pub severity: Severity,
     /// Where it is in its life.
     pub state: AlertState,
-    /// Whom it is about: `10.0.0.9`, `10.0.0.9 > 10.0.0.2` or `10.0.0.9 TCP/443 at plant1`.
+    /// Whom it is about: `10.0.0.9`, `10.0.0.9 > 10.0.0.2`, `10.0.0.9 TCP/443 at plant1`, `port 445`.
     pub subject: String,
-    /// The initiator.
-    pub source: Address,
+    /// The initiator, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Address>,
     /// The one responder, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Address>,
@@ -237,8 +238,8 @@ impl AlertBook {
             title: rule.title.to_owned(),
             severity: rule.severity,
             state: AlertState::Open,
-            source: finding.subject.source(),
-            destination: finding.subject.destination(),
+            source: finding.subject.source,
+            destination: finding.subject.destination,
             subject,
             first: finding.first,
             last: finding.last,

@@ -23,7 +23,7 @@ fn finding(start: i64, stage: Stage, hosts: u32) -> Finding {
     Finding {
         rule: Arc::new(rule),
         stage,
-        subject: Subject::Host(Address::from_v4([10, 0, 0, 9])),
+        subject: Subject::host(Address::from_v4([10, 0, 0, 9])),
         window: Window { start: secs(start), end: secs(start + 60) },
         first: secs(start + 1),
         last: secs(start + 50),
@@ -79,7 +79,7 @@ fn a_lasting_alert_is_told_again_after_an_hour() {
 fn a_full_book_forgets_the_longest_silent_and_counts_it() {
     let mut book = AlertBook::new(16);
     for i in 0..20 {
-        let other = Subject::Host(Address::from_v4([10, 0, 1, i]));
+        let other = Subject::host(Address::from_v4([10, 0, 1, i]));
         book.take(&Finding { subject: other, ..finding(i64::from(i) * 60, Stage::Closed, 7) }, secs(0), &mut Vec::new());
     }
     assert!(book.alerts().count() <= 16);

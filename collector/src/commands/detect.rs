@@ -12,7 +12,6 @@ use spanwatch_common::text;
 use super::alerts::table;
 use crate::alert::file::next_line;
 use crate::alert::{Alert, AlertBook};
-use crate::config::read_text;
 use crate::detect::{Detection, Finding, Mode, RuleFile};
 
 /// What records from a file are said to be seen by.
@@ -27,7 +26,7 @@ const TURN: u64 = 4_096;
 pub struct DetectArgs {
     /// Records as JSON lines; - for standard input.
     pub file: PathBuf,
-    /// Rule file; the built-in rules when absent.
+    /// Rule file, or a directory of them; the built-in rules when absent.
     #[arg(long)]
     pub rules: Option<PathBuf>,
     /// How to print.
@@ -71,7 +70,7 @@ pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
 /// The file cannot be read, or is wrong at a place that the error names.
 pub fn rules(path: Option<&Path>) -> anyhow::Result<RuleFile> {
     let Some(path) = path else { return Ok(RuleFile::default()) };
-    Ok(RuleFile::parse(path, &read_text(path)?)?)
+    Ok(RuleFile::load(path)?)
 }
 
 fn detect(rules: &RuleFile, name: &str, input: &mut impl BufRead) -> anyhow::Result<Vec<Alert>> {
