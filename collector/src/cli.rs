@@ -10,9 +10,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
-use crate::commands::{alerts, check, detect, doctor, pki, query};
+use crate::commands::report::ReportArgs;
+use crate::commands::rules::RulesArgs;
+use crate::commands::{alerts, check, detect, doctor, import, pki, query, report, rules};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -33,9 +36,9 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Receive, store, detect, alert; until SIGINT or SIGTERM.
+    /// Receive, store, detect, alert; until SIGINT or SIGTERM. SIGHUP reads the rules again.
     Run,
-    /// Check the settings and the rule file, and exit with 0 or 78.
+    /// Check the settings and the rule files, and exit with 0 or 78.
     Check,
     /// Check everything that a running collector needs, and say what to do about it.
     Doctor,
@@ -46,12 +49,27 @@ enum Command {
     ///
     /// "SELECT sourceIPAddress, destinationIPAddress, sum(octetDeltaCount) AS octets FROM flows GROUP BY 1, 2 ORDER BY octets DESC LIMIT 10"
     Query(QueryArgs),
+    /// Ports, peers, volumes and deviations of hosts, and the rules that would let in only what was seen; from the stored records.
+    ///
+    /// Over sensors' and Azure's records alike. Of what two observers both saw, one counts, hour by hour: the one that has octets before
+    /// one that has none, then the inbound side, then the one with most octets.
+    Report(ReportArgs),
     /// Show alerts: the newest state of each, oldest first.
     Alerts(AlertsArgs),
-    /// Run recorded flows through the detectors and print the alerts.
+    /// Run recorded flows through the detectors and print what they find.
     ///
-    /// Reads what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
+    /// Reads Azure's flow logs and what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
+    ///
+    /// The table shows alerts. For a line per rule, key and bin, as the public KQL rules answer:
+    /// spanwatch-collector detect PT1H.json --variant exact --format jsonl
     Detect(DetectArgs),
+    /// Put recorded flows into the store, beside everything else; also while the collector runs.
+    ///
+    /// Azure's flow logs, Traffic Analytics tables, or recordings of a sensor. What was imported before is not imported again, and
+    /// an import that was interrupted goes on where it stopped: just repeat it.
+    Import(ImportArgs),
+    /// Show, explain and check the detection rules.
+    Rules(RulesArgs),
     /// Make certificates: for this collector, and an identity for each sensor.
     Pki(PkiArgs),
 }
@@ -72,7 +90,9 @@ pub fn run(command_line: CommandLine) -> ExitCode {
 fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     let path = command_line.config.as_deref();
     match command_line.command {
-        Command::Detect(args) => detect::run(&args)?,
+        Command::Detect(args) => detect::run(&args, &Config::load(path)?)?,
+        Command::Import(args) => import::run(&args, &Config::load(path)?)?,
+        Command::Rules(args) => rules::run(&args, &Config::load(path)?)?,
         Command::Check => check::run(path)?,
         Command::Run => {
             let config = Config::load(path)?;
@@ -81,6 +101,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         }
         Command::Doctor => return doctor::run(&Config::load(path)?),
         Command::Query(args) => runtime()?.block_on(query::run(&args, &Config::load(path)?))?,
+        Command::Report(args) => runtime()?.block_on(report::run(&args, &Config::load(path)?, crate::run::clock()))?,
         Command::Alerts(args) => alerts::run(&args, &Config::load(path)?.alerts.file)?,
         Command::Pki(args) => pki::run(&args, path)?,
     }
@@ -106,8 +127,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Logs go to stderr, where journald finds them. `RUST_LOG` chooses more or less of them.
 fn log_to_stderr() {
     // What the libraries beneath the store call information is noise to an operator; the table format's logs as errors what it
-    // also returns, and that is told in a sentence of our own.
-    let quiet = "warn,buoyant_kernel=off,spanwatch_collector=info";
+    // also returns, and that is told in a sentence of our own, and warns when two writers meet, which is everyday business.
+    let quiet = "warn,buoyant_kernel=off,deltalake_core=error,spanwatch_collector=info";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
     let stderr = std::io::stderr;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(stderr().is_terminal());

@@ -312,6 +312,13 @@ impl Detection {
         Ok(anew)
     }
 
+    /// After a [`restore`](Self::restore) in a process that was not running for a while: the pause is nobody's silence, and what was
+    /// recorded meanwhile is not from the future.
+    pub fn wake(&mut self) {
+        self.polled = Timestamp::NONE;
+        self.observers.values_mut().for_each(|observer| observer.fresh = true);
+    }
+
     fn lateness_max(&self) -> Duration {
         self.detectors.iter().map(|detector| detector.lateness()).max().unwrap_or_default()
     }

@@ -100,25 +100,22 @@ impl Card {
     }
 }
 
-/// As bytes: how a counter travels between the parts of a query. First a byte that says which shape follows, then up to where the
-/// count is exact (4 bytes), then the exact values or the examples, 16 bytes each, then the registers of a sketch.
+/// As bytes: how a counter of the default accuracy travels between the parts of a query. First a byte that says which shape follows, then the exact
+/// values or the examples, 16 bytes each, then the registers of a sketch.
 impl Card {
-    /// The counter as bytes.
+    /// The counter as bytes, at most 17 KiB.
     pub fn to_bytes(&self) -> Vec<u8> {
         let (shape, values, ranks) = match &self.shape {
             Shape::Exact(values) => (EXACT, values.as_slice(), &[][..]),
             Shape::Sketch(sketch) => (SKETCH, sketch.least.values(), sketch.ranks.as_slice()),
         };
-        let exact_max = u32::try_from(self.exact_max).unwrap_or(u32::MAX).to_be_bytes();
         let values = values.iter().flat_map(|value| value.to_be_bytes());
-        std::iter::once(shape).chain(exact_max).chain(values).chain(ranks.iter().copied()).collect()
+        std::iter::once(shape).chain(values).chain(ranks.iter().copied()).collect()
     }
 
     /// The counter that became these bytes; `None` when none did.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&shape, rest) = bytes.split_first()?;
-        let (&exact_max, rest) = rest.split_first_chunk()?;
-        let exact_max = u32::from_be_bytes(exact_max) as usize;
         let registers = match shape {
             EXACT => 0,
             SKETCH => 1 << INDEX_BITS,
@@ -127,12 +124,12 @@ impl Card {
         let (values, ranks) = rest.split_at_checked(rest.len().checked_sub(registers)?)?;
         let (values, cut) = values.as_chunks::<16>();
         let values: Vec<u128> = values.iter().map(|&value| u128::from_be_bytes(value)).collect();
-        let most = if shape == EXACT { exact_max } else { EXAMPLES_MAX };
+        let most = if shape == EXACT { EXACT_MAX } else { EXAMPLES_MAX };
         if !cut.is_empty() || values.len() > most || !values.is_sorted_by(|a, b| a < b) {
             return None;
         }
         if shape == EXACT {
-            return Some(Self { shape: Shape::Exact(values), exact_max });
+            return Some(Self { shape: Shape::Exact(values), exact_max: EXACT_MAX });
         }
         let mut sketch = Sketch::of(&[]);
         for (register, &rank) in ranks.iter().enumerate() {
@@ -142,7 +139,7 @@ impl Card {
             sketch.raise(register, rank);
         }
         sketch.least = Least(values);
-        Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max })
+        Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max: EXACT_MAX })
     }
 
     /// How much memory the counter takes beside itself, in bytes.
@@ -389,9 +386,8 @@ mod tests {
             assert_eq!(Card::from_bytes(&bytes), Some(card));
         }
         let two = counted([1, 2]).to_bytes();
-        let swapped = [&two[..5], &two[21..], &two[5..21]].concat();
-        let high = [&[1, 0, 0, 0, 9][..], &[255; 1 << 14]].concat();
-        for bad in [&[][..], &[0], &[2, 0, 0, 0, 9], &[0, 0, 0, 0, 9, 1], &[1, 0, 0, 0, 9, 1], &two[..20], &swapped, &high] {
+        let swapped = [&two[..1], &two[17..], &two[1..17]].concat();
+        for bad in [&[][..], &[2], &[0, 1], &[1, 1, 1], &two[..20], &swapped, &[&[1][..], &[255; 1 << 14]].concat()] {
             assert_eq!(Card::from_bytes(bad), None);
         }
     }
