@@ -46,9 +46,9 @@ fn meter(path: &Path) -> (Vec<FlowRecord>, Ledger, bool) {
         Ok(())
     };
     let ethernet = file.is_ethernet();
-    let (replayed, damage) = replay(&mut file, &MeterSettings::default(), gather, |_| {}).expect("memory for the table");
+    let (ledger, damage) = replay(&mut file, &MeterSettings::default(), gather, |_| {}).expect("memory for the table");
     assert!(damage.is_none(), "{}: {damage:?}", path.display());
-    (records, replayed.ledger, ethernet)
+    (records, ledger, ethernet)
 }
 
 fn add(into: &mut BTreeMap<Key, Halves>, vlans: (u16, u16), ends: [(Address, u16); 2], protocol: u8, counts: Halves) {

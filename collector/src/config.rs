@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::settings::{self, SettingsError};
+use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::RuleFile;
 use crate::ingest::settings::IngestSettings;
-use crate::metrics::MetricsSettings;
 use crate::store::StoreSettings;
 
 /// Where the settings are unless `--config` says otherwise.
@@ -30,7 +29,7 @@ pub struct Config {
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
-    pub metrics: MetricsSettings,
+    pub metrics: MetricsSettings<9478>,
 }
 
 /// Section `[pki]`.

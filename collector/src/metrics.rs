@@ -8,40 +8,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use serde::{Deserialize, Serialize};
 
 use crate::detect;
 use crate::ingest::registry::Registry;
 use crate::ingest::sensor::Door;
 use crate::store;
-
-/// Section `[metrics]` of the collector's settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MetricsSettings {
-    /// Address and port of `/metrics` (Prometheus) and `/healthz`. Anyone who reaches it may read, so it is on loopback
-    /// unless you decide otherwise. Empty for none.
-    pub listen: String,
-}
-
-impl Default for MetricsSettings {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:9478".to_owned() }
-    }
-}
-
-impl MetricsSettings {
-    /// Checks the values.
-    ///
-    /// # Errors
-    /// The key that is wrong, and a sentence that says what it may be.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.listen.is_empty() || self.listen.parse::<std::net::SocketAddr>().is_ok() {
-            return Ok(());
-        }
-        Err(("listen", "must be an address and a port such as \"127.0.0.1:9478\", or empty".to_owned()))
-    }
-}
 
 /// Where every part of the collector leaves its numbers.
 #[derive(Debug, Default)]

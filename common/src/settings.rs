@@ -1,9 +1,11 @@
 //! Reading settings from TOML so that a mistake is shown with file, line, column and a hint.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// A mistake in a settings file.
 #[derive(Debug)]
@@ -86,10 +88,42 @@ fn kind(message: &str) -> &str {
         .map_or("key", |word| if word == "field" { "key" } else { word })
 }
 
+/// Section `[metrics]` of either program; `PORT` is its default port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSettings<const PORT: u16> {
+    /// Address and port of `/metrics` (Prometheus) and `/healthz`. Anyone who reaches it may read, so it is on loopback
+    /// unless you decide otherwise. Empty for none.
+    #[serde(default = "on_loopback::<PORT>")]
+    pub listen: String,
+}
+
+impl<const PORT: u16> Default for MetricsSettings<PORT> {
+    fn default() -> Self {
+        Self { listen: on_loopback::<PORT>() }
+    }
+}
+
+fn on_loopback<const PORT: u16>() -> String {
+    format!("127.0.0.1:{PORT}")
+}
+
+impl<const PORT: u16> MetricsSettings<PORT> {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence that says what it may be.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.listen.is_empty() || self.listen.parse::<SocketAddr>().is_ok() {
+            return Ok(());
+        }
+        Err(("listen", format!("{:?} must be an address and a port such as \"127.0.0.1:{PORT}\", or empty", self.listen)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

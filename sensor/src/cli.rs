@@ -147,14 +147,14 @@ fn replay_file(
     };
     let mut writer = TextWriter::new(BufWriter::new(sink), format)?;
     let bar = progress_bar(path, output.is_some());
-    let (replayed, damage) = replay(&mut file, &settings.meter(), |records| writer.write(records), |octets| bar.inc(octets))?;
+    let (ledger, damage) = replay(&mut file, &settings.meter(), |records| writer.write(records), |octets| bar.inc(octets))?;
     writer.finish()?;
     bar.finish_and_clear();
-    if let Some(imbalance) = replayed.ledger.imbalance() {
+    if let Some(imbalance) = ledger.imbalance() {
         anyhow::bail!("the ledger does not balance: {imbalance}; please report this");
     }
     if let Some(path) = stats {
-        run::write_stats(&replayed.ledger, path)?;
+        run::write_stats(&ledger, path)?;
     }
     match damage {
         Some(damage) => Err(damage.into()),

@@ -4,13 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::settings::{self, SettingsError};
+use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 
 use crate::capture::settings::Settings as CaptureSettings;
 use crate::export::ExportSettings;
 use crate::flow_table::FlowTableSettings;
 use crate::fragments::FragmentSettings;
-use crate::metrics::MetricsSettings;
 use crate::uplink::settings::UplinkSettings;
 use crate::worker::MeterSettings;
 
@@ -32,7 +31,7 @@ pub struct Config {
     /// The way to the collector.
     pub uplink: UplinkSettings,
     /// The sensor's own numbers.
-    pub metrics: MetricsSettings,
+    pub metrics: MetricsSettings<9477>,
 }
 
 impl Config {

@@ -1,7 +1,6 @@
 //! The sensor's own numbers, for Prometheus and for whoever asks whether it is well.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,37 +9,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use serde::{Deserialize, Serialize};
 use spanwatch_common::ledger::Ledger;
 use tokio::net::TcpListener;
 
 use crate::uplink::{Link, Uplink};
-
-/// Section `[metrics]` of the sensor's settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MetricsSettings {
-    /// Address and port of /metrics (Prometheus) and /healthz. Anyone who reaches it may read, so it is on loopback
-    /// unless you decide otherwise. Empty for none.
-    pub listen: String,
-}
-
-impl Default for MetricsSettings {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:9477".to_owned() }
-    }
-}
-
-impl MetricsSettings {
-    /// # Errors
-    /// The key that is wrong, and a sentence that says what it may be.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.listen.is_empty() || self.listen.parse::<SocketAddr>().is_ok() {
-            return Ok(());
-        }
-        Err(("listen", format!("{:?} must be an address and a port such as \"127.0.0.1:9477\", or empty", self.listen)))
-    }
-}
 
 /// What /metrics and /healthz draw from.
 pub struct Vitals {

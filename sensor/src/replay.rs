@@ -36,17 +36,11 @@ pub enum ReplayError {
     Memory(io::Error),
 }
 
-/// What a replay counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Replayed {
-    /// The whole account; it balances unless we were wrong.
-    pub ledger: Ledger,
-}
-
 /// Replays `file` and hands every record to `each`, in the order in which a live sensor would have made them. `progress` is told
 /// the octets of each batch of frames.
 ///
-/// Returns the account also when the file ends in the middle of a packet; the error stands beside it.
+/// Returns the whole account, which balances unless we were wrong, also when the file ends in the middle of a packet; the error
+/// stands beside it.
 ///
 /// # Errors
 /// The flow table's memory, or whatever `each` returns.
@@ -55,7 +49,7 @@ pub fn replay(
     settings: &MeterSettings,
     mut each: impl FnMut(&[FlowRecord]) -> io::Result<()>,
     mut progress: impl FnMut(u64),
-) -> Result<(Replayed, Option<CaptureError>), ReplayError> {
+) -> Result<(Ledger, Option<CaptureError>), ReplayError> {
     let observer = Observer { observation_point: 1, ingress_interface: 0 };
     let mut worker = Worker::new(settings, KeyHasher::fixed(), observer).map_err(ReplayError::Memory)?;
     let is_ethernet = file.is_ethernet();
@@ -85,7 +79,7 @@ pub fn replay(
     worker.flush(FlowEndReason::ForcedEnd);
     each(worker.records())?;
     let losses = file.losses()?;
-    Ok((Replayed { ledger: worker.audited_ledger(&losses) }, damage))
+    Ok((worker.audited_ledger(&losses), damage))
 }
 
 /// Writes records as text.

@@ -15,7 +15,7 @@ use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 use crate::card::{Card, Least};
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face, round2, service_name};
+use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, Window, clock_face, round2, service_name};
 use crate::hash::Map;
 use crate::row::Row;
 use crate::rules::{Common, TimeAxis};
@@ -41,6 +41,28 @@ pub(crate) struct Key {
     pub(crate) facet: u8,
 }
 
+impl Key {
+    /// By initiator.
+    pub(crate) fn of_source(row: &Row) -> Self {
+        Self { source: row.source.0, ..Self::default() }
+    }
+
+    /// By initiator and responder.
+    pub(crate) fn of_pair(row: &Row) -> Self {
+        Self { destination: row.destination.0, ..Self::of_source(row) }
+    }
+
+    /// The initiator's address.
+    pub(crate) const fn source(&self) -> Address {
+        Address(self.source)
+    }
+
+    /// The responder's address.
+    pub(crate) const fn destination(&self) -> Address {
+        Address(self.destination)
+    }
+}
+
 /// What a row adds under its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Count {
@@ -64,11 +86,18 @@ pub(crate) trait Counting: Send + 'static {
     /// Key and count of a row; none if the rule does not look at it.
     fn count(&self, row: &Row) -> Option<(Key, Count)>;
 
-    /// Keeps what is needed beyond the count.
-    fn note(&self, _row: &Row, _more: &mut Self::More) {}
+    /// Keeps what is needed beyond the count; what is returned is added to the sum.
+    fn note(&self, _row: &Row, _more: &mut Self::More) -> u64 {
+        0
+    }
 
     /// The smallest count that fires.
     fn fires_from(&self, key: &Key) -> u64;
+
+    /// The largest count that is below every threshold: a key with no more may be let go.
+    fn quiet_max(&self) -> u64 {
+        self.fires_from(&Key::default()).saturating_sub(1)
+    }
 
     /// The threshold as the settings say it: what is exceeded, or reached.
     fn threshold(&self, key: &Key) -> f64;
@@ -86,6 +115,11 @@ pub(crate) trait Counting: Send + 'static {
     /// Whether a window with so many keys that fire is told at all.
     fn tells(&self, _fired: usize) -> bool {
         true
+    }
+
+    /// Severity of a key, where it is not the rule's.
+    fn severity(&self, _key: &Key) -> Option<Severity> {
+        None
     }
 
     /// Whom a finding is about.
@@ -159,10 +193,7 @@ impl<C: Counting> Counter<C> {
         while let Some((start, tallies)) = self.windows.pop_for_room() {
             self.close(start, &tallies, findings);
         }
-        // What counts as quiet is the same for every key: one that could fire with the least is kept by its own number.
-        let counting = &self.counting;
-        let most = counting.fires_from(&Key::default()).saturating_sub(1);
-        self.windows.let_go(most, Tally::count);
+        self.windows.let_go(self.counting.quiet_max(), Tally::count);
     }
 
     fn close(&self, start: Timestamp, tallies: &Map<Key, Tally<C::More>>, findings: &mut Vec<Finding>) {
@@ -193,7 +224,10 @@ impl<C: Counting> Counter<C> {
         let told = Told { count, within, services: &evidence.services };
         Finding {
             sentence: self.counting.sentence(key, tally, &told),
-            rule: self.rule.clone(),
+            rule: match self.counting.severity(key) {
+                Some(severity) if severity != self.rule.severity => Arc::new(RuleCard { severity, ..(*self.rule).clone() }),
+                _ => self.rule.clone(),
+            },
             stage,
             subject: self.counting.subject(key),
             window: Window { start, end: start.plus(self.windows.length()) },
@@ -240,7 +274,8 @@ impl<C: Counting> Detector for Counter<C> {
         if C::NAMES_HOSTS {
             tally.hosts.insert(row.destination.0);
         }
-        counting.note(row, &mut tally.more);
+        let noted = counting.note(row, &mut tally.more);
+        tally.sum = tally.sum.saturating_add(noted);
         let changed = match count {
             Count::Distinct(value) => tally.distinct.insert(value),
             Count::Sum(more) => {
@@ -249,7 +284,7 @@ impl<C: Counting> Detector for Counter<C> {
             }
         };
         // What is told only once a window is complete, or never alone, waits for its end.
-        if changed && self.windows.mode() == Mode::Stream && self.counting.tells(1) {
+        if (changed || noted > 0) && self.windows.mode() == Mode::Stream && self.counting.tells(1) {
             self.tell_early(start, &key, findings);
         }
     }

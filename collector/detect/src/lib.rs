@@ -10,20 +10,28 @@
 
 #![forbid(unsafe_code)]
 
+mod beacon;
 pub mod catalogue;
 mod counter;
+mod fanout;
 pub mod finding;
 mod hash;
+pub mod indicators;
 #[cfg(test)]
 mod parity;
+mod ports;
 pub mod row;
 pub mod rules;
 mod scan;
 mod series;
+mod sessions;
 pub mod sites;
 pub mod snapshot;
+mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thresholds;
 pub mod volume;
 mod windows;
 

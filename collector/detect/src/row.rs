@@ -136,6 +136,14 @@ impl Row {
         })
     }
 
+    /// Whether it failed as ASIM's parsers say of a cloud's flow log (denied is Failure, allowed is Success), or as the sensor saw.
+    pub const fn is_asim_failure(&self) -> bool {
+        match self.origin {
+            Origin::Sensor => self.outcome.is_failure(),
+            _ => matches!(self.action, Action::Deny),
+        }
+    }
+
     /// Octets of both directions since the previous record of the flow.
     pub const fn octets_total(&self) -> u64 {
         self.octets[FORWARD].saturating_add(self.octets[REVERSE])

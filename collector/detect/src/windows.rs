@@ -87,6 +87,11 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
         self.open.get_mut(&start).and_then(|keys| keys.get_mut(key))
     }
 
+    /// What every key did, in all windows.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.open.values().flat_map(Map::values)
+    }
+
     /// Lets go of the keys whose `weight` is smallest, until an eighth of the room is free, none above `weight_max`.
     pub(crate) fn let_go(&mut self, weight_max: u64, weight: impl Fn(&T) -> u64) {
         let enough = self.enough();

@@ -20,6 +20,8 @@ const RANK_BITS: u32 = 64 - INDEX_BITS;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
     shape: Shape,
+    /// Up to here the count is exact.
+    exact_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,18 +33,23 @@ enum Shape {
 
 impl Default for Card {
     fn default() -> Self {
-        Self { shape: Shape::Exact(Vec::new()) }
+        Self::exact_to(EXACT_MAX)
     }
 }
 
 impl Card {
+    /// One that is exact up to `exact_max`, at 16 octets for each value, for where KQL counts a set and not a `dcount`.
+    pub const fn exact_to(exact_max: usize) -> Self {
+        Self { shape: Shape::Exact(Vec::new()), exact_max }
+    }
+
     /// Counts `value`; says whether the counter changed.
     pub fn insert(&mut self, value: u128) -> bool {
         match &mut self.shape {
             Shape::Exact(values) => {
                 let Err(place) = values.binary_search(&value) else { return false };
                 values.insert(place, value);
-                if values.len() > EXACT_MAX {
+                if values.len() > self.exact_max {
                     let sketch = Sketch::of(values);
                     self.shape = Shape::Sketch(Box::new(sketch));
                 }
@@ -122,7 +129,7 @@ impl Card {
             return None;
         }
         if shape == EXACT {
-            return Some(Self { shape: Shape::Exact(values) });
+            return Some(Self { shape: Shape::Exact(values), exact_max: EXACT_MAX });
         }
         let mut sketch = Sketch::of(&[]);
         for (register, &rank) in ranks.iter().enumerate() {
@@ -132,7 +139,7 @@ impl Card {
             sketch.raise(register, rank);
         }
         sketch.least = Least(values);
-        Some(Self { shape: Shape::Sketch(Box::new(sketch)) })
+        Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max: EXACT_MAX })
     }
 
     /// How much memory the counter takes beside itself, in bytes.

@@ -3,11 +3,14 @@
 //! The files in `deploy/rules/` are the commented originals, by theme, and are compiled in; a file of your own needs only the keys
 //! that differ. The table at the end of this file is the list of all rules: settings, defaults, catalogue and detectors follow it.
 
+pub mod beacons;
 pub mod common;
 pub mod firsts;
 pub mod scans;
 pub mod series;
+pub mod sessions;
 pub mod volumes;
+pub mod watch_list;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -177,7 +180,9 @@ macro_rules! rules {
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
+    ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
+    ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
 ];
 
@@ -188,14 +193,34 @@ rules! {
     vertical: scans::VerticalScan = scans::AZ_02, "AZ-02";
     /// AZ-03, volume deviation: a source moves far more over a service than it usually does.
     volume: volumes::VolumeDeviation = volumes::AZ_03, "AZ-03";
+    /// AZ-04, fan-out: a source speaks to far more hosts than it usually does.
+    fan_out: scans::FanOutRise = scans::AZ_04, "AZ-04";
+    /// AZ-05, port scan: one source, one host, very many ports.
+    port_scan: scans::PortScanRule = scans::AZ_05, "AZ-05";
+    /// AZ-06, port sweep: one source, one port, many hosts in an hour.
+    port_sweep: scans::PortSweepRule = scans::AZ_06, "AZ-06";
+    /// AZ-07, excessive failures: one source fails all the time.
+    failures: sessions::ExcessiveFailures = sessions::AZ_07, "AZ-07";
     /// AZ-08, unusual day: far more flows than expected, in all or of one kind.
     unusual_day: series::UnusualDay = series::AZ_08, "AZ-08";
+    /// AZ-09, port misuse: too many sessions on a watched port.
+    port_misuse: sessions::PortMisuseRule = sessions::AZ_09, "AZ-09";
     /// AZ-10, unusual use of a watched port.
     watched_port: series::WatchedPort = series::AZ_10, "AZ-10";
+    /// AZ-11, beacon: a host calls out in a steady rhythm.
+    beacon: beacons::BeaconRule = beacons::AZ_11, "AZ-11";
+    /// AZ-12, the same with stricter numbers.
+    strict_beacon: beacons::StrictBeacon = beacons::AZ_12, "AZ-12";
     /// AZ-13, unusual SMB: a host opens far more file-sharing flows than it usually does.
     unusual_smb: series::UnusualSmb = series::AZ_13, "AZ-13";
+    /// AZ-14, RDP brute force: too many connections to a remote desktop.
+    logons: sessions::LogonGuessing = sessions::AZ_14, "AZ-14";
     /// AZ-15, unusual volume to the Internet, and who sent it.
     outbound_volume: series::OutboundVolume = series::AZ_15, "AZ-15";
+    /// AZ-16, quick port scan: very many ports of one host within half a minute.
+    quick_port_scan: scans::QuickPortScanRule = scans::AZ_16, "AZ-16";
+    /// AZ-17, quick port sweep: one port of very many hosts within half a minute.
+    quick_sweep: scans::QuickSweepRule = scans::AZ_17, "AZ-17";
     /// AZ-18, unusual rate of denials.
     denial_rate: series::DenialRate = series::AZ_18, "AZ-18";
     /// AZ-19, unusually many destinations.
@@ -204,6 +229,12 @@ rules! {
     new_destination: firsts::NewDestination = firsts::AZ_20, "AZ-20";
     /// AZ-21, new port.
     new_port: firsts::NewPort = firsts::AZ_21, "AZ-21";
+    /// AZ-22, several denies: refused again and again.
+    denials: sessions::SeveralDenies = sessions::AZ_22, "AZ-22";
+    /// AZ-23, wide scan: hundreds of ports, of whatever hosts.
+    wide_scan: scans::WideScanRule = scans::AZ_23, "AZ-23";
+    /// AZ-24, known bad address.
+    known_bad: sessions::KnownBad = sessions::AZ_24, "AZ-24";
     /// AZ-25, unusual use of a common port.
     common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
     /// AZ-26, hosts that vary most: a ranking.
