@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
+use spanwatch_kql::Compat;
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::RuleFile;
@@ -26,6 +27,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// What is looked for in them.
     pub detect: DetectSettings,
+    /// How KQL is read where Kusto is silent, in rules and in queries.
+    pub kql_compat: Compat,
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
@@ -91,11 +94,12 @@ impl Config {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
-        let config: Self = settings::parse(path, text)?;
+        let mut config: Self = settings::parse(path, text)?;
         let sections = [
             ("ingest", config.ingest.check()),
             ("pki", config.pki.check()),
             ("store", config.store.check()),
+            ("kql_compat", config.kql_compat.check()),
             ("alerts", config.alerts.check()),
             ("metrics", config.metrics.check()),
         ];
@@ -104,6 +108,7 @@ impl Config {
                 return Err(settings::mistake(path, text, &format!("{section}.{key}"), sentence));
             }
         }
+        config.store.kql_compat = config.kql_compat.clone();
         Ok(config)
     }
 
@@ -160,5 +165,15 @@ mod tests {
             mistake("[ingest]\ncredit_batches = 0\n"),
             "c.toml:2:1: ingest.credit_batches: must be between 1 and 4096, not 0"
         );
+        assert_eq!(
+            mistake("[kql_compat]\nkappa = 0.0\n"),
+            "c.toml:2:1: kql_compat.kappa: must be between 0.1 and 100, not 0; leave it out for the usual 2.7144"
+        );
+    }
+
+    #[test]
+    fn queries_read_kql_as_the_rules_do() {
+        let config = Config::parse(Path::new("c.toml"), "[kql_compat]\nkappa = 2.5\nperiod_score = \"unbiased\"\n").unwrap();
+        assert_eq!((config.store.kql_compat.kappa, &config.store.kql_compat), (Some(2.5), &config.kql_compat));
     }
 }

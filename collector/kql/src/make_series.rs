@@ -1,5 +1,9 @@
 //! KQL's `make-series`: events become a series, one value per bin, gaps filled.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::str::FromStr;
+
 use crate::dcount::Card;
 
 /// No series is longer. Kusto's own limit.
@@ -68,6 +72,23 @@ pub enum Aggregate {
     Dcount,
 }
 
+impl FromStr for Aggregate {
+    type Err = String;
+
+    /// KQL's names of them.
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "sum" => Ok(Self::Sum),
+            "count" => Ok(Self::Count),
+            "avg" => Ok(Self::Avg),
+            "min" => Ok(Self::Min),
+            "max" => Ok(Self::Max),
+            "dcount" => Ok(Self::Dcount),
+            _ => Err(format!("\"{name}\" makes no series: use \"sum\", \"count\", \"avg\", \"min\", \"max\" or \"dcount\"")),
+        }
+    }
+}
+
 /// The series of `events`, each a time and a value. A bin without events, or without values to aggregate, has `default`.
 ///
 /// Events outside the bins are left out; missing values count as events only.
@@ -80,58 +101,131 @@ pub fn make_series(events: impl IntoIterator<Item = (i64, f64)>, bins: Bins, agg
 }
 
 /// A series in the making. What comes of it does not depend on the order of events, rounding errors of sums aside.
-#[derive(Clone, Debug)]
+///
+/// It takes memory for the bins that have events only, until it is finished.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Building {
     bins: Bins,
     aggregate: Aggregate,
-    /// Events (for [`Aggregate::Count`]) or values per bin.
-    counts: Vec<u64>,
-    /// Sum, smallest or largest value per bin; empty when not needed.
-    values: Vec<f64>,
-    /// Different values per bin; empty when not needed.
-    cards: Vec<Card>,
+    cells: BTreeMap<usize, Cell>,
+}
+
+/// What is known of a bin with events.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Cell {
+    /// Events for [`Aggregate::Count`], values for the others.
+    count: u64,
+    /// Sum, smallest or largest value.
+    value: f64,
+    /// Different values, for [`Aggregate::Dcount`].
+    card: Card,
 }
 
 impl Building {
     /// Without events so far.
     pub fn new(bins: Bins, aggregate: Aggregate) -> Self {
-        let start = match aggregate {
-            Aggregate::Sum | Aggregate::Avg => Some(0.0),
-            Aggregate::Min => Some(f64::INFINITY),
-            Aggregate::Max => Some(f64::NEG_INFINITY),
-            Aggregate::Count | Aggregate::Dcount => None,
-        };
-        let values = start.map_or_else(Vec::new, |start| vec![start; bins.count]);
-        let cards = if aggregate == Aggregate::Dcount { vec![Card::default(); bins.count] } else { Vec::new() };
-        Self { bins, aggregate, counts: vec![0; bins.count], values, cards }
+        Self { bins, aggregate, cells: BTreeMap::new() }
     }
 
     /// Takes in an event.
     pub fn observe(&mut self, at: i64, value: f64) {
+        let counts_only = self.aggregate == Aggregate::Count;
+        let Some(index) = self.bins.index(at).filter(|_| value.is_finite() || counts_only) else { return };
+        // Adding 0 makes one of the two zeros.
+        let cell = Cell { count: 1, value, card: self.card(|card| card.insert(u128::from((value + 0.0).to_bits()))) };
+        self.add(index, cell);
+    }
+
+    /// Takes in an event whose value is no number, but can be counted.
+    pub fn observe_bytes(&mut self, at: i64, value: &[u8]) {
         let Some(index) = self.bins.index(at) else { return };
-        if !value.is_finite() && self.aggregate != Aggregate::Count {
-            return;
-        }
-        self.counts[index] += 1;
-        match self.aggregate {
-            Aggregate::Count => {}
-            Aggregate::Sum | Aggregate::Avg => self.values[index] += value,
-            Aggregate::Min => self.values[index] = self.values[index].min(value),
-            Aggregate::Max => self.values[index] = self.values[index].max(value),
-            // Adding 0 makes one of the two zeros.
-            Aggregate::Dcount => drop(self.cards[index].insert(u128::from((value + 0.0).to_bits()))),
+        if let Aggregate::Count | Aggregate::Dcount = self.aggregate {
+            self.add(index, Cell { count: 1, value: 0.0, card: self.card(|card| card.insert_bytes(value)) });
         }
     }
 
+    /// A counter of one value, if that is what is asked for.
+    fn card(&self, insert: impl FnOnce(&mut Card) -> bool) -> Card {
+        let mut card = Card::default();
+        if self.aggregate == Aggregate::Dcount {
+            insert(&mut card);
+        }
+        card
+    }
+
+    fn add(&mut self, index: usize, more: Cell) {
+        match self.cells.entry(index) {
+            Entry::Vacant(entry) => drop(entry.insert(more)),
+            Entry::Occupied(mut entry) => {
+                let cell = entry.get_mut();
+                cell.count += more.count;
+                cell.card.merge(&more.card);
+                match self.aggregate {
+                    Aggregate::Sum | Aggregate::Avg => cell.value += more.value,
+                    Aggregate::Min => cell.value = cell.value.min(more.value),
+                    Aggregate::Max => cell.value = cell.value.max(more.value),
+                    Aggregate::Count | Aggregate::Dcount => {}
+                }
+            }
+        }
+    }
+
+    /// The events so far as bytes, for [`merge_bytes`](Self::merge_bytes): per bin its number (4 bytes), the count (8), the value
+    /// (8), and the length (4) and bytes of the counter, all big-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (&index, cell) in &self.cells {
+            bytes.extend((index as u32).to_be_bytes());
+            bytes.extend(cell.count.to_be_bytes());
+            bytes.extend(cell.value.to_be_bytes());
+            let card = cell.card.to_bytes();
+            bytes.extend((card.len() as u32).to_be_bytes());
+            bytes.extend(card);
+        }
+        bytes
+    }
+
+    /// Takes in the events of another series over the same bins. `None` when these bytes are none; what came before the mistake
+    /// has been taken in.
+    pub fn merge_bytes(&mut self, mut bytes: &[u8]) -> Option<()> {
+        fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+            let (&head, rest) = bytes.split_first_chunk()?;
+            *bytes = rest;
+            Some(head)
+        }
+        while !bytes.is_empty() {
+            let index = u32::from_be_bytes(take(&mut bytes)?) as usize;
+            let (count, value) = (u64::from_be_bytes(take(&mut bytes)?), f64::from_be_bytes(take(&mut bytes)?));
+            let card_len = u32::from_be_bytes(take(&mut bytes)?) as usize;
+            let (card, rest) = bytes.split_at_checked(card_len)?;
+            bytes = rest;
+            if index >= self.bins.count {
+                return None;
+            }
+            self.add(index, Cell { count, value, card: Card::from_bytes(card)? });
+        }
+        Some(())
+    }
+
+    /// How much memory it takes, in bytes, with the finished series.
+    pub fn size(&self) -> usize {
+        let cards: usize = self.cells.values().map(|cell| cell.card.size()).sum();
+        // A tree keeps its nodes at least half full.
+        self.bins.count * size_of::<f64>() + self.cells.len() * 2 * size_of::<(usize, Cell)>() + cards
+    }
+
     /// The series.
-    pub fn finish(self, default: f64) -> Vec<f64> {
-        let value = |index: usize| match self.aggregate {
-            Aggregate::Count => self.counts[index] as f64,
-            Aggregate::Avg => self.values[index] / self.counts[index] as f64,
-            Aggregate::Dcount => self.cards[index].count() as f64,
-            Aggregate::Sum | Aggregate::Min | Aggregate::Max => self.values[index],
-        };
-        (0..self.bins.count).map(|index| if self.counts[index] == 0 { default } else { value(index) }).collect()
+    pub fn finish(&self, default: f64) -> Vec<f64> {
+        let mut series = vec![default; self.bins.count];
+        for (&index, cell) in &self.cells {
+            series[index] = match self.aggregate {
+                Aggregate::Count => cell.count as f64,
+                Aggregate::Avg => cell.value / cell.count as f64,
+                Aggregate::Dcount => cell.card.count() as f64,
+                Aggregate::Sum | Aggregate::Min | Aggregate::Max => cell.value,
+            };
+        }
+        series
     }
 }
 
@@ -152,6 +246,27 @@ mod tests {
             (Aggregate::Dcount, [2.0, -1.0, -1.0]),
         ] {
             assert_eq!(make_series(events, bins, aggregate, -1.0), expected, "{aggregate:?}");
+            let (mut one, mut other) = (Building::new(bins, aggregate), Building::new(bins, aggregate));
+            events[..3].iter().for_each(|&(at, value)| one.observe(at, value));
+            events[3..].iter().for_each(|&(at, value)| other.observe(at, value));
+            assert_eq!(one.merge_bytes(&other.to_bytes()), Some(()));
+            assert_eq!(one.finish(-1.0), expected, "{aggregate:?} in two parts");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_can_be_counted() {
+        let bins = Bins::new(0, 20, 10).unwrap();
+        for (aggregate, expected) in
+            [(Aggregate::Count, [3.0, 0.0]), (Aggregate::Dcount, [2.0, 0.0]), (Aggregate::Sum, [0.0, 0.0])]
+        {
+            let mut series = Building::new(bins, aggregate);
+            for (at, name) in [(1, "plc-1"), (2, "plc-2"), (3, "plc-1"), (20, "plc-3")] {
+                series.observe_bytes(at, name.as_bytes());
+            }
+            assert_eq!(series.finish(0.0), expected, "{aggregate:?}");
+            let bytes = series.to_bytes();
+            assert!((1..bytes.len()).all(|len| series.clone().merge_bytes(&bytes[..len]).is_none()), "a part is none");
         }
     }
 

@@ -1,4 +1,9 @@
-//! The functions that SQL has beyond the engine's own.
+//! The functions that SQL has beyond the engine's own: here those for addresses, below those of KQL.
+
+mod aggregates;
+mod kql;
+mod make_series;
+mod series;
 
 use std::sync::Arc;
 
@@ -9,11 +14,16 @@ use deltalake::datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, 
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::datafusion::scalar::ScalarValue;
 use spanwatch_common::net::Address;
+use spanwatch_kql::Compat;
 
 /// Makes the functions known to `context`.
-pub(crate) fn register(context: &SessionContext) {
-    for function in [ip_text(), ip_bytes(), mac_text(), unsigned()] {
+pub(crate) fn register(context: &SessionContext, compat: &Compat) {
+    let addresses = [ip_text(), ip_bytes(), mac_text(), unsigned()];
+    for function in addresses.into_iter().chain(kql::functions()).chain(series::functions(compat)) {
         context.register_udf(function);
+    }
+    for aggregate in aggregates::aggregates().into_iter().chain([make_series::aggregate()]) {
+        context.register_udaf(aggregate);
     }
 }
 

@@ -7,6 +7,15 @@
 //! and functions for the rest: `ip_text(bytes)`, `ip_bytes(text)`, `mac_text(number)`, `unsigned(number)`. Column names are
 //! those of IPFIX, in its spelling: upper and lower case matter. A query reads the table as of its start; a collector may go
 //! on writing meanwhile. Conditions on `time`, `date` and `hour` leave out whole files, other comparisons parts of files.
+//!
+//! Besides, there are KQL's functions, so that its hunts can be restated. They are those of [`spanwatch_kql`], where each says what
+//! it does; a series is a list:
+//!
+//! * `bin(value, width)`, `ipv4_is_private(address)`, `ipv4_is_in_range(address, prefix)`
+//! * the aggregates `dcount(x)`, `percentile(x, percent)`, `stdev(x)`, `variance(x)` and
+//!   `make_series(x, time, from, to, step [, aggregate [, default]])`, which gives a series
+//! * of series: `series_fit_line`, `series_outliers`, `series_periods_detect`, `series_periods_validate`, `series_decompose`,
+//!   `series_decompose_anomalies`, with arguments as in KQL; results of several parts are structures: `f(…)['part']`
 
 use std::io::Write;
 use std::sync::Arc;
@@ -85,7 +94,7 @@ pub(crate) fn session(settings: &StoreSettings) -> Result<SessionContext, StoreE
     options.execution.parquet.pushdown_filters = true;
     options.execution.parquet.schema_force_view_types = false;
     let context = SessionContext::new_with_config_rt(config, runtime);
-    functions::register(&context);
+    functions::register(&context, &settings.kql_compat);
     Ok(context)
 }
 

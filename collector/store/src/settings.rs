@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use spanwatch_kql::Compat;
 
 /// Section `[store]` of the collector's settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSettings {
     /// Where the flow records are kept: a Delta Lake table of Parquet files, which other engines may read as well.
@@ -36,6 +37,9 @@ pub struct StoreSettings {
     pub query_spill_directory: PathBuf,
     /// How much a query may write there. At least 1 MiB (1,048,576).
     pub query_spill_bytes_max: u64,
+    /// How queries read KQL where Kusto is silent. It has a section of its own, which detection shares.
+    #[serde(skip)]
+    pub kql_compat: Compat,
 }
 
 impl Default for StoreSettings {
@@ -53,6 +57,7 @@ impl Default for StoreSettings {
             query_memory_bytes_max: 1 << 30,
             query_spill_directory: PathBuf::new(),
             query_spill_bytes_max: 20 << 30,
+            kql_compat: Compat::default(),
         }
     }
 }
