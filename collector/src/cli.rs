@@ -12,7 +12,8 @@ use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
-use crate::commands::{alerts, check, detect, doctor, pki, query};
+use crate::commands::report::ReportArgs;
+use crate::commands::{alerts, check, detect, doctor, pki, query, report};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -46,6 +47,11 @@ enum Command {
     ///
     /// "SELECT sourceIPAddress, destinationIPAddress, sum(octetDeltaCount) AS octets FROM flows GROUP BY 1, 2 ORDER BY octets DESC LIMIT 10"
     Query(QueryArgs),
+    /// Ports, peers, volumes and deviations of hosts, and the rules that would let in only what was seen; from the stored records.
+    ///
+    /// Over sensors' and Azure's records alike. Of what two observers both saw, one counts, hour by hour: the one that has octets before
+    /// one that has none, then the inbound side, then the one with most octets.
+    Report(ReportArgs),
     /// Show alerts: the newest state of each, oldest first.
     Alerts(AlertsArgs),
     /// Run recorded flows through the detectors and print the alerts.
@@ -81,6 +87,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         }
         Command::Doctor => return doctor::run(&Config::load(path)?),
         Command::Query(args) => runtime()?.block_on(query::run(&args, &Config::load(path)?))?,
+        Command::Report(args) => runtime()?.block_on(report::run(&args, &Config::load(path)?, crate::run::clock()))?,
         Command::Alerts(args) => alerts::run(&args, &Config::load(path)?.alerts.file)?,
         Command::Pki(args) => pki::run(&args, path)?,
     }
@@ -106,8 +113,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Logs go to stderr, where journald finds them. `RUST_LOG` chooses more or less of them.
 fn log_to_stderr() {
     // What the libraries beneath the store call information is noise to an operator; the table format's logs as errors what it
-    // also returns, and that is told in a sentence of our own.
-    let quiet = "warn,buoyant_kernel=off,spanwatch_collector=info";
+    // also returns, and that is told in a sentence of our own, and warns when two writers meet, which is everyday business.
+    let quiet = "warn,buoyant_kernel=off,deltalake_core=error,spanwatch_collector=info";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
     let stderr = std::io::stderr;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(stderr().is_terminal());

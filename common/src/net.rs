@@ -111,6 +111,13 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// The range around `address` of all that share its first `bits` bits, counted in the 128-bit form; more than 128 is 128.
+    pub const fn new(address: Address, bits: u8) -> Self {
+        let bits = if bits > 128 { 128 } else { bits };
+        let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
+        Self { first: address.0 & mask, bits }
+    }
+
     /// Whether `address` lies in the range.
     pub const fn contains(&self, address: Address) -> bool {
         match self.bits {
@@ -158,9 +165,7 @@ impl FromStr for Prefix {
         if length > width {
             return Err(error());
         }
-        let bits = 128 - width + length;
-        let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-        Ok(Self { first: Address::from(ip).0 & mask, bits })
+        Ok(Self::new(Address::from(ip), 128 - width + length))
     }
 }
 

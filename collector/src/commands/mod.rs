@@ -6,3 +6,4 @@ pub mod detect;
 pub mod doctor;
 pub mod pki;
 pub mod query;
+pub mod report;

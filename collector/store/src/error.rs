@@ -34,6 +34,22 @@ pub enum StoreError {
         /// The first column that is missing.
         column: String,
     },
+    /// Another process runs the import of that name.
+    #[error("an import named {0} is running already; wait for it to end, or stop it")]
+    ImportBusy(String),
+    /// Not a name for an import.
+    #[error("{0:?} cannot name an import; use 1 to 100 letters, digits, `-`, `_` and `.`, and begin with a letter or digit")]
+    ImportName(String),
+    /// The table says how far an import has come, but the file that says where that was cannot be read.
+    #[error("cannot read {}, where the import {name} stopped: {source}; restore that file, or import under another name, which begins anew", .path.display())]
+    ImportState {
+        /// The import.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The disk is full.
     #[error(
         "the disk under {} is full; free some space there, and lower `store.retention_days` or `store.retention_bytes_max`, which acts \

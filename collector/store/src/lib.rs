@@ -6,9 +6,12 @@
 //! * `schema` — a record as columns, and a Parquet file made of them
 //! * `durable` — files that survive a power cut once written
 //! * `table` — opening the table, committing to it, and the marks that a commit carries
-//! * [`Store`], here — what the collector writes with
+//! * `files` — records as Parquet files, one per hour
+//! * [`Store`], here — what the collector writes with what sensors send
+//! * [`Importer`] — what flow logs are imported with, beside a running collector or in it
 //! * [`upkeep`] — merging small files, dropping old ones, tidying the log
 //! * [`query`] — SQL for people and programs, beside a running collector
+//! * [`records`] — flow records read back
 //!
 //! # A batch's life
 //! [`Store::push`] takes a batch into memory, or says that it is a repeat. [`Store::commit`] sorts what has gathered by time,
@@ -23,8 +26,11 @@
 
 mod durable;
 mod error;
+mod files;
 mod functions;
+mod imports;
 mod query;
+mod read;
 mod render;
 mod schema;
 mod settings;
@@ -41,20 +47,20 @@ use futures::future::BoxFuture;
 use spanwatch_common::wire::Batch;
 
 pub use error::StoreError;
+pub use imports::Importer;
 pub use query::query;
+pub use read::records;
 pub use render::Format;
 pub use settings::StoreSettings;
 pub use table::Mark;
 pub use upkeep::{Upkeep, upkeep};
 
-use schema::{FileBuilder, FileBytes, Row};
-use table::{Hour, Table};
+use files::{build_files, write_files};
+use schema::Row;
+use table::Table;
 
 /// Most hours in one commit, each a file. Records of further hours, which only a wrong clock can bring, share the last one.
 const HOURS_MAX: usize = 96;
-
-/// Rows that become columns at once.
-const CHUNK_ROWS: usize = 65_536;
 
 /// Where the one writer of a directory holds its lock.
 const LOCK: &str = ".lock";
@@ -244,7 +250,7 @@ impl Store {
             let actions = adds.iter().cloned().map(Action::Add).collect();
             let newest = newest(&marks(&self.batches));
             self.unsettled = true;
-            if let Err(error) = self.table.commit(actions, &newest, table::append()).await {
+            if let Err(error) = self.table.commit(actions, table::transactions(&newest), table::append()).await {
                 self.table.refresh().await?;
                 self.reconcile().await?;
                 if !self.batches.is_empty() {
@@ -289,20 +295,11 @@ impl Store {
     /// Writes everything that waits into files that are not yet part of the table; all of them or none.
     async fn write_files(&self) -> Result<Vec<Add>, StoreError> {
         let batches = self.batches.clone();
-        let built = tokio::task::spawn_blocking(move || build_files(&batches)).await;
-        let failed = |error: &(dyn std::error::Error + 'static)| StoreError::table("encode", &self.table.directory, error);
-        let files = built.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-        let mut adds = Vec::with_capacity(files.len());
-        for (hour, file) in files {
-            match self.table.put(hour, file, wall_clock_millis(), true).await {
-                Ok(add) => adds.push(add),
-                Err(error) => {
-                    self.table.discard(&adds).await;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(adds)
+        let build = move || {
+            let rows = batches.iter().flat_map(|batch| batch.records.iter().map(|record| Row { sensor: &batch.sensor, record }));
+            build_files(rows.collect(), HOURS_MAX)
+        };
+        write_files(&self.table, build).await
     }
 
     async fn progress(&mut self, sensor: &str) -> Result<Progress, StoreError> {
@@ -332,35 +329,4 @@ fn marks(batches: &[Arc<Batch>]) -> Vec<Mark> {
 fn newest(marks: &[Mark]) -> Vec<Mark> {
     let superseded = |mark: &Mark| marks.iter().any(|other| other.sensor == mark.sensor && other.boot > mark.boot);
     marks.iter().filter(|mark| !superseded(mark)).cloned().collect()
-}
-
-/// One Parquet file per hour, rows sorted by time.
-fn build_files(batches: &[Arc<Batch>]) -> Result<Vec<(Hour, FileBytes)>, deltalake::parquet::errors::ParquetError> {
-    let mut rows: Vec<Row<'_>> =
-        batches.iter().flat_map(|batch| batch.records.iter().map(|record| Row { sensor: &batch.sensor, record })).collect();
-    rows.sort_by_key(Row::time);
-    let mut files = Vec::new();
-    let mut rest = &*rows;
-    while let Some(first) = rest.first() {
-        let hour = Hour::of(first.time());
-        let len = match files.len() + 1 {
-            HOURS_MAX => rest.len(),
-            _ => rest.partition_point(|row| Hour::of(row.time()) == hour),
-        };
-        let (these, others) = rest.split_at(len);
-        let mut builder = FileBuilder::new()?;
-        for chunk in these.chunks(CHUNK_ROWS) {
-            builder.push(&schema::to_columns(chunk)?)?;
-        }
-        files.push((hour, builder.finish()?));
-        rest = others;
-    }
-    Ok(files)
-}
-
-/// When a file was made, for the log.
-#[expect(clippy::disallowed_methods, reason = "the table's log wants the wall clock; no record depends on it")]
-fn wall_clock_millis() -> i64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_epoch.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -2,7 +2,8 @@
 //!
 //! Two tables: `flows_raw` is what is stored (see [`super::schema`]), `flows` the same for people:
 //!
-//! * addresses as text, MAC addresses as `aa:bb:cc:dd:ee:ff`, times as timestamps, `flowId` without a sign
+//! * addresses as text, MAC addresses as `aa:bb:cc:dd:ee:ff`, times as timestamps, `flowId` without a sign, `flowOrigin` of what
+//!   a sensor saw as `Sensor`
 //!
 //! and functions for the rest: `ip_text(bytes)`, `ip_bytes(text)`, `mac_text(number)`, `unsigned(number)`. Column names are
 //! those of IPFIX, in its spelling: upper and lower case matter. A query reads the table as of its start; a collector may go
@@ -26,9 +27,11 @@ use deltalake::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskMan
 use deltalake::datafusion::execution::memory_pool::FairSpillPool;
 use deltalake::datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use deltalake::datafusion::logical_expr::{Expr, cast, ident};
-use deltalake::datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use deltalake::datafusion::prelude::{SQLOptions, SessionConfig, SessionContext, coalesce, lit};
+use deltalake::datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use spanwatch_common::cloud::Origin;
 use spanwatch_common::element::Shown;
 
 use super::error::StoreError;
@@ -39,7 +42,7 @@ use super::settings::StoreSettings;
 use super::table::Table;
 
 /// The stored records as they are.
-const RAW: &str = "flows_raw";
+pub(crate) const RAW: &str = "flows_raw";
 /// The stored records as people read them.
 const VIEW: &str = "flows";
 
@@ -58,15 +61,7 @@ pub fn query<'a>(
 }
 
 async fn answer(settings: &StoreSettings, sql: &str, format: Format, out: &mut (dyn Write + Send)) -> Result<(), StoreError> {
-    let table = Table::open(&settings.directory).await?;
-    let context = session(settings)?;
-    let mut readable = DeltaTable::new(table.log.clone());
-    readable.load().await?;
-    let stored = readable.table_provider().with_session(Arc::new(context.state())).await?;
-    context.register_table(RAW, stored)?;
-    let view = context.table(RAW).await?.select(view_columns())?.into_view();
-    context.register_table(VIEW, view)?;
-
+    let context = tables(settings).await?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let mut stream = context.sql_with_options(sql, read_only).await?.execute_stream().await?;
     let mut renderer = Renderer::new(format, stream.schema());
@@ -74,6 +69,26 @@ async fn answer(settings: &StoreSettings, sql: &str, format: Format, out: &mut (
         renderer.write(&batch?, out)?;
     }
     renderer.finish(out)
+}
+
+/// An engine that knows both tables as they are now.
+pub(crate) async fn tables(settings: &StoreSettings) -> Result<SessionContext, StoreError> {
+    let table = Table::open(&settings.directory).await?;
+    let context = session(settings)?;
+    let mut readable = DeltaTable::new(table.log.clone());
+    readable.load().await?;
+    let stored = context.read_table(readable.table_provider().with_session(Arc::new(context.state())).await?)?;
+    // A table of an earlier version gets its further columns from the next writer; until then a reader makes do.
+    let lacks = |name: &str| stored.schema().field_with_unqualified_name(name).is_err();
+    let mut columns: Vec<Expr> = stored.schema().fields().iter().map(|field| ident(field.name())).collect();
+    columns.extend(COLUMNS.iter().filter(|column| lacks(&column.name)).map(|column| {
+        let nothing = cast(lit(ScalarValue::Null), column.kept.in_file());
+        nothing.alias(&column.name)
+    }));
+    context.register_table(RAW, stored.select(columns)?.into_view())?;
+    let view = context.table(RAW).await?.select(view_columns())?.into_view();
+    context.register_table(VIEW, view)?;
+    Ok(context)
 }
 
 /// An engine that keeps to its memory, then goes on on disk, then gives up.
@@ -102,12 +117,14 @@ fn view_columns() -> Vec<Expr> {
     let mut columns = vec![ident(TIME), ident(SENSOR)];
     columns.extend(COLUMNS.iter().map(|column| {
         let stored = ident(&column.name);
-        let shown = match column.element.shown {
-            Shown::Address => ip_text().call(vec![stored]),
-            Shown::Mac => mac_text().call(vec![stored]),
-            Shown::Time => cast(stored, DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()))),
-            Shown::Number if column.element.name == "flowId" => unsigned().call(vec![stored]),
-            Shown::Number | Shown::State => return stored,
+        let instant = |stored| cast(stored, DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())));
+        let shown = match (column.shown(), &*column.name) {
+            (Some(Shown::Address), _) => ip_text().call(vec![stored]),
+            (Some(Shown::Mac), _) => mac_text().call(vec![stored]),
+            (Some(Shown::Time), _) | (None, "ingestTimeNanoseconds") => instant(stored),
+            (Some(Shown::Number), "flowId") => unsigned().call(vec![stored]),
+            (None, "flowOrigin") => coalesce(vec![stored, lit(Origin::Sensor.name())]),
+            _ => return stored,
         };
         shown.alias(&column.name)
     }));

@@ -2,13 +2,16 @@
 //!
 //! One column per element of [`ELEMENTS`], named as in the CSV output, holding NULL where the element does not apply to the
 //! record. Delta Lake has no unsigned types, so 64-bit words are kept in two's complement; everything narrower fits a wider
-//! signed type. Around them stand:
+//! signed type. Then one column per field of a cloud's flow log ([`FIELDS`]), all of them NULL for what a sensor saw; `flowOrigin`
+//! is NULL for a sensor too, so that files written before these columns existed say the same as those written since. Around them stand:
 //!
 //! | column | type | |
 //! | --- | --- | --- |
 //! | `time` | timestamp, microseconds, UTC | first packet of the record, either way; files are sorted by it and skipped by it |
-//! | `sensor` | string | who saw it |
+//! | `sensor` | string | who saw it: a sensor's name, or the `observer` of a cloud's record |
 //! | `date`, `hour` | date, integer | partition: the UTC hour of `time` |
+//!
+//! An address that a cloud's log leaves blank (Traffic Analytics folds public ones away) is NULL. A sensor's `::` is an address.
 
 use std::sync::{Arc, LazyLock};
 
@@ -23,6 +26,7 @@ use deltalake::parquet::basic::{Compression, Encoding, ZstdLevel};
 use deltalake::parquet::errors::ParquetError;
 use deltalake::parquet::file::properties::WriterProperties;
 use deltalake::parquet::schema::types::ColumnPath;
+use spanwatch_common::cloud::{Cloud, CloudAccess, CloudField, FIELDS};
 use spanwatch_common::element::{Access, ELEMENTS, Element, Shown};
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::text::csv_header;
@@ -49,22 +53,72 @@ pub(crate) enum Kept {
     Long,
     /// 16 bytes, as [`spanwatch_common::net::Address`].
     Bytes,
-    /// The word of the state.
+    /// A word: the state, what a cloud's log says in names.
     Word,
 }
 
-/// One element and the column it is kept in.
+impl Kept {
+    fn in_table(self) -> DeltaType {
+        match self {
+            Self::Int => DeltaType::INTEGER,
+            Self::Long => DeltaType::LONG,
+            Self::Bytes => DeltaType::BINARY,
+            Self::Word => DeltaType::STRING,
+        }
+    }
+
+    pub(crate) fn in_file(self) -> DataType {
+        match self {
+            Self::Int => DataType::Int32,
+            Self::Long => DataType::Int64,
+            Self::Bytes => DataType::Binary,
+            Self::Word => DataType::Utf8,
+        }
+    }
+}
+
+/// What a column holds.
+#[derive(Clone, Copy)]
+pub(crate) enum Content {
+    /// A field of the record.
+    Element(&'static Element),
+    /// A field of what only a cloud's log says. A table of an earlier version lacks these columns.
+    Cloud(&'static CloudField),
+}
+
+/// A field and the column it is kept in.
 pub(crate) struct Column {
     pub(crate) name: String,
-    pub(crate) element: &'static Element,
+    pub(crate) content: Content,
     pub(crate) kept: Kept,
 }
 
-/// A column per element, in the order of [`ELEMENTS`].
+impl Column {
+    /// How the element is shown; none for a cloud's field.
+    pub(crate) const fn shown(&self) -> Option<Shown> {
+        match self.content {
+            Content::Element(element) => Some(element.shown),
+            Content::Cloud(_) => None,
+        }
+    }
+
+    fn field(&self) -> StructField {
+        StructField::new(&self.name, self.kept.in_table(), true)
+    }
+}
+
+/// A column per element, in the order of [`ELEMENTS`], then a column per field of a cloud's log, in the order of [`FIELDS`].
 pub(crate) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     let header = csv_header();
-    let names = header.trim_end().split(',');
-    ELEMENTS.iter().zip(names).map(|(element, name)| Column { name: name.to_owned(), element, kept: kept(element) }).collect()
+    let elements = ELEMENTS.iter().zip(header.trim_end().split(','));
+    let elements =
+        elements.map(|(element, name)| Column { name: name.to_owned(), content: Content::Element(element), kept: kept(element) });
+    let fields = FIELDS.iter().map(|field| Column {
+        name: field.name.to_owned(),
+        content: Content::Cloud(field),
+        kept: if matches!(field.access, CloudAccess::Number(..)) { Kept::Long } else { Kept::Word },
+    });
+    elements.chain(fields).collect()
 });
 
 fn kept(element: &Element) -> Kept {
@@ -82,18 +136,16 @@ fn kept(element: &Element) -> Kept {
 /// The columns of the table, partition columns last.
 pub(crate) fn table_fields() -> Vec<StructField> {
     let mut fields = vec![StructField::new(TIME, DeltaType::TIMESTAMP, true), StructField::new(SENSOR, DeltaType::STRING, true)];
-    fields.extend(COLUMNS.iter().map(|column| {
-        let kind = match column.kept {
-            Kept::Int => DeltaType::INTEGER,
-            Kept::Long => DeltaType::LONG,
-            Kept::Bytes => DeltaType::BINARY,
-            Kept::Word => DeltaType::STRING,
-        };
-        StructField::new(&column.name, kind, true)
-    }));
+    fields.extend(COLUMNS.iter().map(Column::field));
     fields.push(StructField::new(DATE, DeltaType::DATE, true));
     fields.push(StructField::new(HOUR, DeltaType::INTEGER, true));
     fields
+}
+
+/// Of the columns that a table may lack because an earlier version made it, those for which `lacks` is true.
+pub(crate) fn later_fields(lacks: impl Fn(&str) -> bool) -> Vec<StructField> {
+    let later = COLUMNS.iter().filter(|column| matches!(column.content, Content::Cloud(_)));
+    later.filter(|column| lacks(&column.name)).map(Column::field).collect()
 }
 
 /// The columns of a file: those of the table without the partition columns.
@@ -102,15 +154,7 @@ static FILE_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new(TIME, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
         Field::new(SENSOR, DataType::Utf8, true),
     ];
-    fields.extend(COLUMNS.iter().map(|column| {
-        let kind = match column.kept {
-            Kept::Int => DataType::Int32,
-            Kept::Long => DataType::Int64,
-            Kept::Bytes => DataType::Binary,
-            Kept::Word => DataType::Utf8,
-        };
-        Field::new(&column.name, kind, true)
-    }));
+    fields.extend(COLUMNS.iter().map(|column| Field::new(&column.name, column.kept.in_file(), true)));
     Arc::new(Schema::new(fields))
 });
 
@@ -138,9 +182,15 @@ pub(crate) fn to_columns(rows: &[Row<'_>]) -> Result<RecordBatch, ArrowError> {
 }
 
 fn to_array(column: &Column, rows: &[Row<'_>]) -> ArrayRef {
-    let element = column.element;
+    match column.content {
+        Content::Element(element) => element_to_array(element, column.kept, rows),
+        Content::Cloud(field) => cloud_to_array(field, rows),
+    }
+}
+
+fn element_to_array(element: &Element, kept: Kept, rows: &[Row<'_>]) -> ArrayRef {
     let applying = || rows.iter().map(|row| element.applies_to(row.record).then_some(row.record));
-    match (column.kept, element.access) {
+    match (kept, element.access) {
         (Kept::Word, _) => {
             let mut out = StringBuilder::with_capacity(rows.len(), rows.len() * 8);
             applying().for_each(|record| out.append_option(record.map(|record| record.state.name())));
@@ -158,7 +208,27 @@ fn to_array(column: &Column, rows: &[Row<'_>]) -> ArrayRef {
         }
         (_, Access::Wide(get, _)) => {
             let mut out = BinaryBuilder::with_capacity(rows.len(), rows.len() * 16);
-            applying().for_each(|record| out.append_option(record.map(|record| get(record).to_be_bytes())));
+            let is_blank = |record: &FlowRecord| record.cloud.is_some() && get(record) == 0;
+            let told = applying().map(|record| record.filter(|record| !is_blank(record)));
+            told.for_each(|record| out.append_option(record.map(|record| get(record).to_be_bytes())));
+            Arc::new(out.finish())
+        }
+    }
+}
+
+fn cloud_to_array(field: &CloudField, rows: &[Row<'_>]) -> ArrayRef {
+    let clouds = || rows.iter().map(|row| row.record.cloud.as_deref());
+    let words = |word: &dyn Fn(&'_ Cloud) -> &'_ str| -> ArrayRef {
+        let mut out = StringBuilder::with_capacity(rows.len(), 0);
+        clouds().for_each(|cloud| out.append_option(cloud.map(word).filter(|word| !word.is_empty())));
+        Arc::new(out.finish())
+    };
+    match field.access {
+        CloudAccess::Name(get, _) => words(&|cloud| &**get(&cloud.context)),
+        CloudAccess::Word(get, _) => words(&|cloud| get(cloud)),
+        CloudAccess::Number(get, _) => {
+            let mut out = Int64Builder::with_capacity(rows.len());
+            clouds().for_each(|cloud| out.append_option(cloud.map(get).filter(|&number| number != 0)));
             Arc::new(out.finish())
         }
     }
@@ -190,7 +260,7 @@ impl FileBuilder {
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS));
         // Times and identifiers hardly repeat: a dictionary would only be thrown away.
-        let times = COLUMNS.iter().filter(|column| column.element.shown == Shown::Time).map(|column| &*column.name);
+        let times = COLUMNS.iter().filter(|column| column.shown() == Some(Shown::Time)).map(|column| &*column.name);
         for name in times.chain([TIME]) {
             let path = ColumnPath::from(name);
             properties = properties
@@ -251,9 +321,9 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_element_has_a_column_of_its_own_name() {
+    fn every_field_has_a_column_of_its_own_name() {
         let names: HashSet<&str> = COLUMNS.iter().map(|column| &*column.name).collect();
-        assert_eq!(names.len(), ELEMENTS.len());
+        assert_eq!(names.len(), ELEMENTS.len() + FIELDS.len());
         for name in
             ["flowStartNanoseconds", "reverseFlowStartNanoseconds", "sourceIPAddress", "destinationTransportPort", "flowId"]
         {
@@ -264,8 +334,9 @@ mod tests {
     #[test]
     fn every_column_is_wide_enough_for_the_largest_value_of_its_field() {
         for column in COLUMNS.iter() {
+            let Content::Element(element) = column.content else { continue };
             let mut record = FlowRecord::default();
-            if let Access::Word(get, set) = column.element.access {
+            if let Access::Word(get, set) = element.access {
                 set(&mut record, u64::MAX);
                 let largest = get(&record);
                 assert!(column.kept != Kept::Int || i32::try_from(largest).is_ok(), "{} does not fit {largest}", column.name);

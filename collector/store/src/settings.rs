@@ -10,7 +10,7 @@ use spanwatch_kql::Compat;
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSettings {
     /// Where the flow records are kept: a Delta Lake table of Parquet files, which other engines may read as well.
-    /// Only one collector may write to it.
+    /// Only one collector may write to it; imports may beside it.
     pub directory: PathBuf,
     /// How often received records are made durable and acknowledged. Longer means fewer, larger files and later acknowledgements.
     /// 1 to 60.

@@ -6,16 +6,18 @@
 //! ```text
 //! txn { appId: "spanwatch/boot/NAME",     version: boot     }   the newest start of the sensor; u64 in two's complement
 //! txn { appId: "spanwatch/sequence/NAME", version: sequence }   the last batch of that start that the table holds
+//! txn { appId: "spanwatch/import/NAME",   version: attempt }    the last commit of an import (see [`super::imports`])
 //! ```
-//! Two entries per sensor for ever, however often it starts.
+//! Two entries per sensor for ever, however often it starts; one per import.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use deltalake::datafusion::object_store::{ObjectStoreExt, PutMode, PutOptions};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, Transaction};
+use deltalake::kernel::{Action, Add, StructField, Transaction};
 use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -27,6 +29,9 @@ use time::OffsetDateTime;
 use super::durable::DurableStore;
 use super::error::StoreError;
 use super::schema::{self, COLUMNS, FileBytes};
+
+/// Where creating and changing the table is locked, for moments.
+const CHANGE_LOCK: &str = ".change.lock";
 
 /// How far a sensor has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +90,7 @@ impl Hour {
 }
 
 /// The table in one directory, as of the last look at it.
+#[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) directory: PathBuf,
     pub(crate) log: LogStoreRef,
@@ -93,7 +99,10 @@ pub(crate) struct Table {
 
 impl Table {
     /// Opens the table in `directory`, which is absolute and exists; creates it when there is none.
+    /// One that an earlier version made gets the columns it lacks: old files read as NULL there, and nothing is rewritten.
     pub(crate) async fn open_or_create(directory: &FilePath) -> Result<Self, StoreError> {
+        // Collector and imports may come at the same time: one of them creates or changes the table, the others find it done.
+        let _changing = change_lock(directory).await?;
         let table = locate(directory)?;
         let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
         if !table.verify_deltatable_existence().await.map_err(failed)? {
@@ -106,7 +115,16 @@ impl Table {
                 .await
                 .map_err(|error| StoreError::table("create", directory, &error))?;
         }
-        Self::load(directory, table).await
+        let table = Self::load(directory, table).await?;
+        let known = table.state.schema();
+        let later = schema::later_fields(|column| known.field(column).is_none());
+        if later.is_empty() {
+            return Ok(table);
+        }
+        tracing::info!("the flow records in {} get {} further columns", directory.display(), later.len());
+        let current = locate(directory)?;
+        Self::load(directory, add_columns(current, later).await.map_err(|error| StoreError::table("extend", directory, &error))?)
+            .await
     }
 
     /// Opens the table in `directory` for reading.
@@ -125,7 +143,8 @@ impl Table {
         table.load().await.map_err(failed)?;
         let state = table.snapshot().map_err(failed)?.clone();
         let known = state.schema();
-        let wanted = COLUMNS.iter().map(|column| &*column.name).chain([schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR]);
+        let elements = COLUMNS.iter().filter(|column| column.shown().is_some()).map(|column| &*column.name);
+        let wanted = elements.chain([schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR]);
         for column in wanted {
             if known.field(column).is_none() {
                 return Err(StoreError::Foreign { path: directory.to_owned(), column: column.to_owned() });
@@ -146,6 +165,12 @@ impl Table {
         let boot = self.state.transaction_version(self.log.as_ref(), boot_id(sensor)).await.map_err(failed)?;
         let sequence = self.state.transaction_version(self.log.as_ref(), sequence_id(sensor)).await.map_err(failed)?;
         Ok(boot.zip(sequence).map(|(boot, sequence)| (boot.cast_unsigned(), sequence.cast_unsigned())))
+    }
+
+    /// The last commit of the import `name` that is durable.
+    pub(crate) async fn import_mark(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        let version = self.state.transaction_version(self.log.as_ref(), import_id(name)).await;
+        version.map_err(|error| StoreError::table("read", &self.directory, &error))
     }
 
     /// Writes a Parquet file durably. It becomes part of the table with the commit that carries the action returned.
@@ -173,27 +198,17 @@ impl Table {
         }
     }
 
-    /// Commits `actions` and `marks` as one, on top of the table as of the last look at it: when somebody else has moved one of
-    /// the same marks since, it fails. When it returns without error the commit is durable; after an error, whether it is
+    /// Commits `actions` and `transactions` as one, on top of the table as of the last look at it: when somebody else has moved one
+    /// of the same marks since, it fails; other commits it lets pass and comes after them. When it returns without error the commit is durable; after an error, whether it is
     /// must be asked of the table.
     pub(crate) async fn commit(
         &mut self,
         actions: Vec<Action>,
-        marks: &[Mark],
+        transactions: Vec<Transaction>,
         operation: DeltaOperation,
     ) -> Result<(), StoreError> {
         let failed = |error: DeltaTableError| StoreError::table("commit", &self.directory, &error);
-        let transactions = marks.iter().flat_map(|mark| {
-            [
-                Transaction::new(boot_id(&mark.sensor), mark.boot.cast_signed()),
-                Transaction::new(sequence_id(&mark.sensor), mark.up_to.cast_signed()),
-            ]
-        });
-        // Checkpoints and tidying are upkeep's: here their failure would look like that of the commit.
-        let properties = CommitProperties::default()
-            .with_create_checkpoint(false)
-            .with_cleanup_expired_logs(Some(false))
-            .with_application_transactions(transactions.collect());
+        let properties = plain_commit().with_application_transactions(transactions);
         let commit = CommitBuilder::from(properties).with_actions(actions).build(Some(&self.state), self.log.clone(), operation);
         let committed = commit.into_prepared_commit_future().await.map_err(failed)?.await.map_err(failed)?;
         match committed.await {
@@ -221,6 +236,46 @@ pub(crate) fn append() -> DeltaOperation {
     }
 }
 
+/// Marks as a commit carries them.
+pub(crate) fn transactions(marks: &[Mark]) -> Vec<Transaction> {
+    let of = |mark: &Mark| {
+        [
+            Transaction::new(boot_id(&mark.sensor), mark.boot.cast_signed()),
+            Transaction::new(sequence_id(&mark.sensor), mark.up_to.cast_signed()),
+        ]
+    };
+    marks.iter().flat_map(of).collect()
+}
+
+/// The mark of an import's commit.
+pub(crate) fn import_transaction(name: &str, attempt: i64) -> Transaction {
+    Transaction::new(import_id(name), attempt)
+}
+
+/// Checkpoints and tidying are upkeep's: here their failure would look like that of the commit.
+fn plain_commit() -> CommitProperties {
+    CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false))
+}
+
+async fn add_columns(mut table: DeltaTable, fields: Vec<StructField>) -> Result<DeltaTable, DeltaTableError> {
+    table.load().await?;
+    table.add_columns().with_fields(fields).with_commit_properties(plain_commit()).await
+}
+
+/// Waits until nobody else creates or changes the table; the file returned holds the lock.
+async fn change_lock(directory: &FilePath) -> Result<File, StoreError> {
+    let path = directory.join(CHANGE_LOCK);
+    let locked = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || {
+            let file = File::options().create(true).append(true).open(path)?;
+            file.lock().map(|()| file)
+        }
+    });
+    let trouble = |source| StoreError::Directory { what: "lock", path: path.clone(), source };
+    locked.await.map_err(|error| trouble(error.into()))?.map_err(trouble)
+}
+
 fn locate(directory: &FilePath) -> Result<DeltaTable, StoreError> {
     let failed = |error: DeltaTableError| StoreError::table("open", directory, &error);
     let url = deltalake::table::builder::parse_table_uri(directory.to_string_lossy()).map_err(failed)?;
@@ -236,9 +291,20 @@ fn sequence_id(sensor: &str) -> String {
     format!("spanwatch/sequence/{sensor}")
 }
 
+fn import_id(name: &str) -> String {
+    format!("spanwatch/import/{name}")
+}
+
 #[cfg(test)]
 mod tests {
+    use deltalake::parquet::arrow::ArrowWriter;
+    use spanwatch_common::cloud::FIELDS;
+    use spanwatch_common::flow::FlowRecord;
+    use spanwatch_common::wire::Batch;
+
     use super::*;
+    use crate::schema::{Row, to_columns};
+    use crate::{Format, Store, StoreSettings, query, upkeep};
 
     #[test]
     fn an_hour_survives_its_partition_values() {
@@ -247,5 +313,60 @@ mod tests {
             assert_eq!(Hour::from_values(&hour.values()), Some(hour), "{secs}");
         }
         assert_eq!(Hour::of(Timestamp::from_secs(1_763_722_800)).directory(), "date=2025-11-21/hour=11");
+    }
+
+    fn record(number: u64) -> FlowRecord {
+        FlowRecord { flow_id: number, start: [Timestamp::from_secs(1_763_719_200); 2], ..FlowRecord::default() }
+    }
+
+    /// A table with one row, as the version before cloud records made it: neither the table nor its file has their columns.
+    async fn make_old_table(directory: &FilePath) {
+        let is_old = |name: &str| FIELDS.iter().all(|field| field.name != name);
+        let table = locate(directory).unwrap();
+        CreateBuilder::new()
+            .with_log_store(table.log_store())
+            .with_columns(schema::table_fields().into_iter().filter(|field| is_old(field.name())))
+            .with_partition_columns([schema::DATE, schema::HOUR])
+            .await
+            .unwrap();
+        let rows = to_columns(&[Row { sensor: "a", record: &record(1) }]).unwrap();
+        let kept: Vec<usize> = (0..rows.num_columns()).filter(|&column| is_old(rows.schema().field(column).name())).collect();
+        let rows = rows.project(&kept).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        let file = FileBytes { bytes: writer.into_inner().unwrap(), stats: r#"{"numRecords":1}"#.to_owned() };
+        let mut table = Table::load(directory, table).await.unwrap();
+        let add = table.put(Hour::of(record(1).first()), file, 0, true).await.unwrap();
+        table.commit(vec![Action::Add(add)], Vec::new(), append()).await.unwrap();
+        assert_eq!(table.state.schema().fields().len(), 50, "46 elements, time, sensor, date, hour");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_of_an_earlier_version_is_read_as_it_is_and_gets_its_columns_from_the_next_writer() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().canonicalize().unwrap();
+        make_old_table(&directory).await;
+        let settings = StoreSettings { directory: directory.clone(), retention_days: 0, ..StoreSettings::default() };
+        let origins = async || {
+            let mut out = Vec::new();
+            let sql = "SELECT f.flowId, f.flowOrigin, r.ruleName FROM flows f JOIN flows_raw r ON unsigned(r.flowId) = f.flowId ORDER BY 1";
+            query(&settings, sql, Format::Csv, &mut out).await.unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(origins().await, "flowId,flowOrigin,ruleName\n1,Sensor,\n");
+
+        let mut store = Store::open(settings.clone()).await.unwrap();
+        let batch = Batch { sensor: "a".to_owned(), boot: 1, sequence: 1, records: vec![record(2)], ..Batch::default() };
+        store.push(Arc::new(batch)).await.unwrap();
+        store.commit().await.unwrap();
+        let both = "flowId,flowOrigin,ruleName\n1,Sensor,\n2,Sensor,\n";
+        assert_eq!(origins().await, both);
+        let merged = upkeep(&settings, Timestamp::from_secs(1_763_819_200)).await.unwrap();
+        assert_eq!((merged.merged_files, merged.files), (2, 1));
+        assert_eq!(origins().await, both);
+        let version = Table::open(&directory).await.unwrap().state.version();
+        drop(store);
+        Store::open(settings.clone()).await.unwrap();
+        assert_eq!(Table::open(&directory).await.unwrap().state.version(), version, "the columns are added once");
     }
 }

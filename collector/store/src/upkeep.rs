@@ -119,7 +119,7 @@ async fn drop_old(table: &mut Table, settings: &StoreSettings, now: Timestamp, d
         return Ok(());
     }
     let actions = old.iter().map(|file| removal(file, now, true)).collect();
-    table.commit(actions, &[], DeltaOperation::Delete { predicate: None }).await?;
+    table.commit(actions, Vec::new(), DeltaOperation::Delete { predicate: None }).await?;
     done.dropped_files = old.len();
     done.dropped_bytes = old.iter().map(|file| file.size).sum();
     Ok(())
@@ -199,7 +199,7 @@ async fn merge(table: &mut Table, settings: &StoreSettings, now: Timestamp, grou
     let mut actions: Vec<Action> = group.iter().map(|file| removal(file, now, false)).collect();
     actions.push(Action::Add(add));
     let target_size = i64::try_from(settings.file_bytes_max).unwrap_or(i64::MAX);
-    table.commit(actions, &[], DeltaOperation::Optimize { predicate: None, target_size }).await
+    table.commit(actions, Vec::new(), DeltaOperation::Optimize { predicate: None, target_size }).await
 }
 
 /// Sums up the log when it has grown long since the last time.
