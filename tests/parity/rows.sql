@@ -1,0 +1,32 @@
+-- What every rule reads: the view of design/kql/flow_view.kql over the stored records, one row per tuple. Times are whole
+-- microseconds since 1970, because every bin is then plain arithmetic. NULL where KQL has null.
+SELECT
+    CAST("time" AS BIGINT) AS at,
+    "sourceIPv6Address" AS src,
+    "destinationIPv6Address" AS dst,
+    "sourceTransportPort" AS sport,
+    "destinationTransportPort" AS dport,
+    "protocolIdentifier" AS protocol,
+    CASE "protocolIdentifier" WHEN 6 THEN 'TCP' WHEN 17 THEN 'UDP' WHEN 1 THEN 'ICMP' ELSE CAST("protocolIdentifier" AS VARCHAR) END AS proto,
+    "networkDirection" AS dir,
+    "action" AS action,
+    "octetDeltaCount" AS bytes_ab,
+    "reverseOctetDeltaCount" AS bytes_ba,
+    "eventCount" AS events,
+    "observer" AS observer,
+    "flowType" AS flow_type,
+    -- A flow log names no machines: there the address stands for it. Traffic Analytics names them where there are any.
+    CASE
+        WHEN "flowOrigin" IN ('TaNsg', 'TaVnet') THEN split_part("sourceVm", '/', 2)
+        ELSE "sourceIPv6Address"
+    END AS vm,
+    -- ipv4_is_private(): null for IPv6 and for a blank address.
+    CASE
+        WHEN "sourceIPv6Address" IS NULL OR "sourceIPv6Address" LIKE '%:%' THEN NULL
+        ELSE regexp_like("sourceIPv6Address", '^(10\.|192\.168\.|172\.(1[6-9]|2[0-9]|3[01])\.)')
+    END AS src_private,
+    CASE
+        WHEN "destinationIPv6Address" IS NULL OR "destinationIPv6Address" LIKE '%:%' THEN NULL
+        ELSE regexp_like("destinationIPv6Address", '^(10\.|192\.168\.|172\.(1[6-9]|2[0-9]|3[01])\.)')
+    END AS dst_private
+FROM flows
