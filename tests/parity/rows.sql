@@ -2,8 +2,8 @@
 -- microseconds since 1970, because every bin is then plain arithmetic. NULL where KQL has null.
 SELECT
     CAST("time" AS BIGINT) AS at,
-    "sourceIPv6Address" AS src,
-    "destinationIPv6Address" AS dst,
+    "sourceIPAddress" AS src,
+    "destinationIPAddress" AS dst,
     "sourceTransportPort" AS sport,
     "destinationTransportPort" AS dport,
     "protocolIdentifier" AS protocol,
@@ -18,15 +18,15 @@ SELECT
     -- A flow log names no machines: there the address stands for it. Traffic Analytics names them where there are any.
     CASE
         WHEN "flowOrigin" IN ('TaNsg', 'TaVnet') THEN split_part("sourceVm", '/', 2)
-        ELSE "sourceIPv6Address"
+        ELSE "sourceIPAddress"
     END AS vm,
     -- ipv4_is_private(): null for IPv6 and for a blank address.
     CASE
-        WHEN "sourceIPv6Address" IS NULL OR "sourceIPv6Address" LIKE '%:%' THEN NULL
-        ELSE regexp_like("sourceIPv6Address", '^(10\.|192\.168\.|172\.(1[6-9]|2[0-9]|3[01])\.)')
+        WHEN "sourceIPAddress" IS NULL OR "sourceIPAddress" LIKE '%:%' THEN NULL
+        ELSE regexp_like("sourceIPAddress", '^(10\.|192\.168\.|172\.(1[6-9]|2[0-9]|3[01])\.)')
     END AS src_private,
     CASE
-        WHEN "destinationIPv6Address" IS NULL OR "destinationIPv6Address" LIKE '%:%' THEN NULL
-        ELSE regexp_like("destinationIPv6Address", '^(10\.|192\.168\.|172\.(1[6-9]|2[0-9]|3[01])\.)')
+        WHEN "destinationIPAddress" IS NULL OR "destinationIPAddress" LIKE '%:%' THEN NULL
+        ELSE regexp_like("destinationIPAddress", '^(10\.|192\.168\.|172\.(1[6-9]|2[0-9]|3[01])\.)')
     END AS dst_private
 FROM flows

@@ -12,7 +12,7 @@ pub mod traffic;
 use std::net::IpAddr;
 use std::path::Path;
 
-pub use render::{File, Told};
+pub use render::{File, Told, render};
 pub use traffic::{Traffic, Verdict};
 
 /// 2026-11-01T00:00:00Z in seconds.
