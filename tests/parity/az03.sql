@@ -17,4 +17,4 @@ deviations AS (
 ranked AS (
     SELECT *, row_number() OVER (PARTITION BY vm, proto, dport ORDER BY deviation DESC, bin) AS place FROM deviations
 )
-SELECT vm, proto, dport, bin, deviation AS value FROM ranked WHERE place = 1 AND deviation > 0
+SELECT vm, concat(proto, dport) AS service, bin, deviation AS value FROM ranked WHERE place = 1 AND deviation > 0

@@ -1,11 +1,19 @@
--- AZ-18, abnormal deny rate: denials of a source in an hour above max(mean + 3 deviations, 5) of the hours with denials among the 23 before it,
--- of which there must be 6.
-WITH counts AS (
-    SELECT src, at - at % 3600000000 AS bin, count(*) AS n FROM rows WHERE action = 'Deny' GROUP BY src, bin
+-- AZ-18, abnormal deny rate: the denials of a source in an hour, above max(mean + 3 deviations, 5) of the hours with denials among the 24
+-- before it, of which there must be 6. Learnt for each destination, counted over all: one row for each destination learnt.
+WITH learnt_from AS (
+    SELECT src, dst, at - at % 3600000000 AS bin, count(*) AS n
+    FROM rows
+    WHERE action = 'Deny' AND src IS NOT NULL AND dst IS NOT NULL
+    GROUP BY src, dst, bin
 ),
-learned AS (
-    SELECT now.src, now.bin, now.n, count(*) AS hours, avg(past.n) AS mean, stddev(past.n) AS deviation
-    FROM counts AS now JOIN counts AS past ON now.src = past.src AND past.bin < now.bin AND past.bin >= now.bin - 23 * 3600000000
-    GROUP BY now.src, now.bin, now.n
+counted AS (
+    SELECT src, bin, sum(n) AS n FROM learnt_from GROUP BY src, bin
+),
+learnt AS (
+    SELECT counted.src AS src, past.dst AS dst, counted.bin AS bin, counted.n AS n, count(*) AS hours, avg(past.n) AS mean, stddev(past.n) AS deviation
+    FROM counted
+    JOIN learnt_from AS past
+        ON counted.src = past.src AND past.bin < counted.bin AND past.bin >= counted.bin - 86400000000
+    GROUP BY counted.src, past.dst, counted.bin, counted.n
 )
-SELECT src, bin, n AS value FROM learned WHERE hours >= 6 AND n > greatest(mean + 3 * deviation, 5)
+SELECT src, dst, bin, n AS value FROM learnt WHERE hours >= 6 AND n > greatest(mean + 3 * deviation, 5)

@@ -9,6 +9,7 @@ SELECT
     "protocolIdentifier" AS protocol,
     CASE "protocolIdentifier" WHEN 6 THEN 'TCP' WHEN 17 THEN 'UDP' WHEN 1 THEN 'ICMP' ELSE CAST("protocolIdentifier" AS VARCHAR) END AS proto,
     "networkDirection" AS dir,
+    CASE "networkDirection" WHEN 'Inbound' THEN 'In' WHEN 'Outbound' THEN 'Out' ELSE "networkDirection" END AS way,
     "action" AS action,
     "octetDeltaCount" AS bytes_ab,
     "reverseOctetDeltaCount" AS bytes_ba,
