@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{DAY, Dice, Form, Interface, State, Tuple};
 
@@ -411,6 +411,9 @@ fn analytics(tuples: &[Tuple]) -> File {
     file
 }
 
+/// The peer that Azure knows to be bad.
+const MALICIOUS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 13));
+
 /// `NTANetAnalytics`, `AzureNetworkAnalytics_CL`, and whether the value is a number.
 const COLUMNS: [(&str, &str, bool); 26] = [
     ("TimeGenerated", "TimeGenerated", false),
@@ -459,7 +462,11 @@ fn values(interface: Interface, key: &Fold, row: &Folded) -> Vec<String> {
     let is_own = |address: Option<IpAddr>| address == Some(interface.address());
     let machine = |own: bool| if own { interface.machine() } else { String::new() };
     let flows = |inward: bool, refused: bool| if (inbound, denied) == (inward, refused) { all.flows } else { 0 }.to_string();
-    let class = if source.is_none() || destination.is_none() { "ExternalPublic" } else { "IntraVNet" };
+    let class = match (source, destination) {
+        _ if row.peers.contains_key(&MALICIOUS) => "MaliciousFlow",
+        (Some(_), Some(_)) => "IntraVNet",
+        _ => "ExternalPublic",
+    };
     // The spellings that tables of different age have.
     let old = slot % 2 == 0;
     let word = |short: &str, long: &str| if old { short } else { long }.to_owned();
