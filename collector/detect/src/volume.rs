@@ -9,7 +9,11 @@
 //! | mean over | the whole range: all data in a replay, each look-back period in a stream | the windows of the look-back before and with this one |
 //! | records | all but the tail of a flow; one that announces a flow makes a window of zero | those that carry counters |
 //! | tells | the largest deviation above 0 of each key, when the range ends | each window upwards of both thresholds |
+//! | who | the virtual machine at the source, by the last part of its name | the source address |
 //! | observers | added up | kept apart, so that what two of them saw is not counted twice |
+//!
+//! Only Traffic Analytics names virtual machines; its rows without one are dropped, as the KQL does. In rows of flow logs and
+//! sensors the source address takes the machine's place.
 //!
 //! Innocent things that look alike: a nightly backup over a service that idles by day, an update. A steady transfer and a first
 //! transfer stay silent: deviation `n - 1` is the most that one of `n` windows can reach.
@@ -30,7 +34,7 @@ use crate::row::{Part, Row};
 use crate::rules::volumes::VolumeDeviation;
 use crate::rules::{Common, Exclude, TimeAxis};
 use crate::snapshot::{Name, RestoreError, pack, unpack};
-use crate::windows::Windows;
+use crate::windows::{REPLAY_ROOM, Windows};
 use crate::{Detector, Mode, State};
 
 /// AZ-03 in one of its forms.
@@ -49,13 +53,17 @@ pub struct Volume {
     past: Map<Key, Past>,
     /// Closed windows of all keys together.
     past_windows: usize,
-    /// Observer of the exact form's keys.
-    everyone: Name,
+    /// In the keys of addresses that stand for themselves.
+    nameless: Name,
+    /// Short names of virtual machines by their full ones, so that a row needs no new text. Never more than `keys_max`.
+    machines: Map<Arc<str>, Name>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 struct Key {
-    observer: Name,
+    /// Observer in the fixed form, virtual machine in the exact one; empty where the address alone counts.
+    name: Name,
+    /// None for a virtual machine.
     host: Address,
     protocol: u8,
     port: u16,
@@ -102,33 +110,52 @@ impl Volume {
     /// AZ-03 as `settings` say, in the form that `card` names.
     pub fn new(settings: &VolumeDeviation, card: RuleCard, mode: Mode) -> Self {
         let common = settings.common_settings();
+        let room = if mode == Mode::Replay { REPLAY_ROOM } else { 1 };
+        let keys_max = common.keys_max.saturating_mul(room);
         let windows_per_look_back = settings.look_back_secs.div_ceil(settings.window_secs) as usize + 1;
         Self {
             threshold: settings.threshold_means,
             octets_min: settings.octets_min,
             look_back: Duration::from_secs(settings.look_back_secs),
             time_axis: common.time_axis,
-            keys_max: common.keys_max,
-            windows_max: common.keys_max.saturating_mul(windows_per_look_back),
+            keys_max,
+            windows_max: keys_max.saturating_mul(windows_per_look_back),
             windows: Windows::new(common.window, common.lateness, common.keys_max, mode, Common::state(&card)),
             exclude: common.exclude,
             past: Map::default(),
             past_windows: 0,
-            everyone: Name(Arc::from("")),
+            nameless: Name(Arc::from("")),
+            machines: Map::default(),
             rule: Arc::new(card),
         }
     }
 
     /// The key under which `row` counts, if it does.
-    fn key(&self, row: &Row) -> Option<Key> {
-        let observer = match self.rule.variant {
-            Variant::Exact if row.part != Part::Tail && row.source.is_some() => self.everyone.clone(),
+    fn key(&mut self, row: &Row) -> Option<Key> {
+        let (name, host) = match self.rule.variant {
+            Variant::Exact if row.part != Part::Tail => self.machine(row)?,
             Variant::Fixed if row.part == Part::Slice && !self.exclude.covers(row.source, row.destination, row.port) => {
-                Name(row.observer.clone())
+                (Name(row.observer.clone()), row.source)
             }
             Variant::Exact | Variant::Fixed => return None,
         };
-        Some(Key { observer, host: row.source, protocol: row.protocol, port: row.port })
+        Some(Key { name, host, protocol: row.protocol, port: row.port })
+    }
+
+    /// The virtual machine at the source, or the address in its place; none where Traffic Analytics names no machine.
+    fn machine(&mut self, row: &Row) -> Option<(Name, Address)> {
+        let Some(full) = row.context.as_ref().map(|context| &context.source_vm).filter(|name| !name.is_empty()) else {
+            let stands_for_itself = row.source.is_some() && !row.origin.is_folded();
+            return stands_for_itself.then(|| (self.nameless.clone(), row.source));
+        };
+        if let Some(name) = self.machines.get(full) {
+            return Some((name.clone(), Address::NONE));
+        }
+        let short = Name(Arc::from(full.rsplit('/').next().unwrap_or(full)));
+        if self.machines.len() < self.keys_max {
+            self.machines.insert(full.clone(), short.clone());
+        }
+        (!short.0.is_empty()).then_some((short, Address::NONE))
     }
 
     /// Closes what can be closed, then lets the open cells with the least octets go, never one that could fire. Exact sums let
@@ -223,12 +250,13 @@ impl Volume {
     }
 
     fn finding(&self, key: &Key, cell: &Cell, start: Timestamp, mean: f64, value: f64, stage: Stage) -> Finding {
-        let Key { observer, host, protocol, port } = key;
+        let Key { name, host, protocol, port } = key;
+        let who = if host.is_some() { host.to_string() } else { name.0.to_string() };
         let threshold = if self.rule.variant == Variant::Fixed { self.threshold } else { 0.0 };
         let service = service_name(*protocol, *port);
         Finding {
             sentence: format!(
-                "{host} exchanged {} over {service} in the {} s from {}, {:.1} times its mean of {}",
+                "{who} exchanged {} over {service} in the {} s from {}, {:.1} times its mean of {}",
                 in_bytes(cell.octets as f64),
                 self.windows.length().as_secs(),
                 clock_face(start),
@@ -238,14 +266,12 @@ impl Volume {
             rule: self.rule.clone(),
             stage,
             subject: match self.rule.variant {
-                Variant::Exact => Subject {
-                    vm: Some(host.to_string()),
-                    service: Some(format!("{}{port}", protocol_name(*protocol))),
-                    ..Subject::default()
-                },
+                Variant::Exact => {
+                    Subject { vm: Some(who), service: Some(format!("{}{port}", protocol_name(*protocol))), ..Subject::default() }
+                }
                 Variant::Fixed => {
                     let subject = Subject::host(*host).with_protocol(*protocol).with_port(*port);
-                    Subject { observer: Some(observer.0.to_string()), ..subject }
+                    Subject { observer: Some(name.0.to_string()), ..subject }
                 }
             },
             window: Window { start, end: start.plus(self.windows.length()) },
@@ -258,7 +284,10 @@ impl Volume {
                 octets: Some(cell.octets),
                 mean_octets: Some(round2(mean)),
                 services: vec![service],
-                observers: Some(observer.0.to_string()).filter(|name| !name.is_empty()).into_iter().collect(),
+                observers: match self.rule.variant {
+                    Variant::Exact => Vec::new(),
+                    Variant::Fixed => vec![name.0.to_string()],
+                },
                 ..Evidence::default()
             },
             score: if threshold > 0.0 { round2(value / threshold) } else { value },

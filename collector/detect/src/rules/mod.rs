@@ -5,7 +5,9 @@
 
 pub mod beacons;
 pub mod common;
+pub mod firsts;
 pub mod scans;
+pub mod series;
 pub mod sessions;
 pub mod volumes;
 pub mod watch_list;
@@ -178,6 +180,7 @@ macro_rules! rules {
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
+    ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -198,24 +201,44 @@ rules! {
     port_sweep: scans::PortSweepRule = scans::AZ_06, "AZ-06";
     /// AZ-07, excessive failures: one source fails all the time.
     failures: sessions::ExcessiveFailures = sessions::AZ_07, "AZ-07";
+    /// AZ-08, unusual day: far more flows than expected, in all or of one kind.
+    unusual_day: series::UnusualDay = series::AZ_08, "AZ-08";
     /// AZ-09, port misuse: too many sessions on a watched port.
     port_misuse: sessions::PortMisuseRule = sessions::AZ_09, "AZ-09";
+    /// AZ-10, unusual use of a watched port.
+    watched_port: series::WatchedPort = series::AZ_10, "AZ-10";
     /// AZ-11, beacon: a host calls out in a steady rhythm.
     beacon: beacons::BeaconRule = beacons::AZ_11, "AZ-11";
     /// AZ-12, the same with stricter numbers.
     strict_beacon: beacons::StrictBeacon = beacons::AZ_12, "AZ-12";
+    /// AZ-13, unusual SMB: a host opens far more file-sharing flows than it usually does.
+    unusual_smb: series::UnusualSmb = series::AZ_13, "AZ-13";
     /// AZ-14, RDP brute force: too many connections to a remote desktop.
     logons: sessions::LogonGuessing = sessions::AZ_14, "AZ-14";
+    /// AZ-15, unusual volume to the Internet, and who sent it.
+    outbound_volume: series::OutboundVolume = series::AZ_15, "AZ-15";
     /// AZ-16, quick port scan: very many ports of one host within half a minute.
     quick_port_scan: scans::QuickPortScanRule = scans::AZ_16, "AZ-16";
     /// AZ-17, quick port sweep: one port of very many hosts within half a minute.
     quick_sweep: scans::QuickSweepRule = scans::AZ_17, "AZ-17";
+    /// AZ-18, unusual rate of denials.
+    denial_rate: series::DenialRate = series::AZ_18, "AZ-18";
+    /// AZ-19, unusually many destinations.
+    many_destinations: series::ManyDestinations = series::AZ_19, "AZ-19";
+    /// AZ-20, new destination and port.
+    new_destination: firsts::NewDestination = firsts::AZ_20, "AZ-20";
+    /// AZ-21, new port.
+    new_port: firsts::NewPort = firsts::AZ_21, "AZ-21";
     /// AZ-22, several denies: refused again and again.
     denials: sessions::SeveralDenies = sessions::AZ_22, "AZ-22";
     /// AZ-23, wide scan: hundreds of ports, of whatever hosts.
     wide_scan: scans::WideScanRule = scans::AZ_23, "AZ-23";
     /// AZ-24, known bad address.
     known_bad: sessions::KnownBad = sessions::AZ_24, "AZ-24";
+    /// AZ-25, unusual use of a common port.
+    common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
+    /// AZ-26, hosts that vary most: a ranking.
+    variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
 }
 
 #[cfg(test)]
