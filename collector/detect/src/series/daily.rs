@@ -40,7 +40,7 @@ use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Windo
 use crate::ports::PortSet;
 use crate::row::Row;
 use crate::rules::Exclude;
-use crate::rules::watch_list::{action_word, direction_word};
+use crate::rules::watch_list::facet_words;
 
 /// Days in a week, which is what the fixed form takes for the season.
 const WEEK: usize = 7;
@@ -96,16 +96,21 @@ fn action_of(number: u8) -> Action {
     Action::ALL.into_iter().find(|action| *action as u8 == number).unwrap_or_default()
 }
 
+/// As [`facet_words`]; `Unknown` for what nobody said, which is a facet of its own here.
+fn words(direction: Direction, action: Action) -> String {
+    facet_words(direction, action).unwrap_or_else(|| "Unknown".to_owned())
+}
+
 impl Facet {
     fn subject(self) -> Subject {
         let facet = |text: String| Subject { facet: Some(text), ..Subject::default() };
         match self {
             Self::All => facet("all".to_owned()),
-            Self::Action(action) => facet(format!("action {}", action_word(action_of(action)))),
-            Self::Direction(direction) => facet(format!("dir {}", direction_word(direction_of(direction)))),
+            Self::Action(action) => facet(format!("action {}", words(Direction::Unknown, action_of(action)))),
+            Self::Direction(direction) => facet(format!("dir {}", words(direction_of(direction), Action::Unknown))),
             Self::Protocol(protocol) => facet(format!("proto {}", protocol_name(protocol))),
             Self::Watched(Kind { port, protocol, direction, action }) => {
-                let facet = Some(format!("{} {}", direction_word(direction_of(direction)), action_word(action_of(action))));
+                let facet = facet_words(direction_of(direction), action_of(action));
                 Subject { port: Some(port), protocol: Some(protocol), facet, ..Subject::default() }
             }
         }
@@ -115,7 +120,7 @@ impl Facet {
     fn phrase(self) -> String {
         match self {
             Self::All => "the whole network".to_owned(),
-            Self::Action(action) => format!("policy decision {}", action_word(action_of(action))),
+            Self::Action(action) => format!("policy decision {}", action_of(action).name()),
             Self::Direction(direction) => format!("direction {}", direction_of(direction).name()),
             Self::Protocol(protocol) => format!("protocol {}", protocol_name(protocol)),
             Self::Watched(Kind { port, protocol, .. }) => format!("watched service {}", service_name(protocol, port)),
