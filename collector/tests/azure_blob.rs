@@ -152,6 +152,7 @@ fn a_container_is_followed_through_trouble_restarts_and_kills_and_every_row_come
         wait_until(|| collector.vitals().containers()["plant"].rounds > 0);
         let sums = collector.vitals().containers()["plant"].clone();
         assert_eq!((sums.rows, sums.blobs, sums.duplicates, sums.trouble), (30, 2, 0, None), "only what was new was read");
+        wait_until(|| collector.vitals().detect().counters.observed >= 30);
         drop(collector);
 
         // In disorder, several times, in the middle of whatever it did.

@@ -429,3 +429,72 @@ impl Lines {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spanwatch_common::flow::FlowState;
+    use spanwatch_common::time::Timestamp;
+
+    use super::*;
+
+    const AZURE: &str = concat!(
+        r#"{"records":[{"time":"2026-11-21T10:00:00Z","flowLogVersion":4,"macAddress":"00224800000A","category":"FlowLogFlowEvent","#,
+        r#""flowRecords":{"flows":[{"aclID":"a","flowGroups":[{"rule":"r","flowTuples":["#,
+        r#""1795255200000,10.0.0.4,10.0.1.1,40001,443,6,O,B,NX,0,0,0,0","1795255200000,10.0.0.4,10.0.1.2,40002,443,6,O,B,NX,0,0,0,0""#,
+        r#"]}]}]}},{"time":"2026-11-21T10:01:00Z","flowLogVersion":4,"macAddress":"00224800000A","category":"FlowLogFlowEvent","#,
+        r#""flowRecords":{"flows":[{"aclID":"a","flowGroups":[{"rule":"r","flowTuples":["#,
+        r#""1795255260000,10.0.0.4,10.0.1.3,40003,443,6,O,B,NX,0,0,0,0"]}]}]}}]}"#
+    );
+
+    /// Three lines, the last without its line feed.
+    fn lines() -> String {
+        let mut text = String::new();
+        for port in 40_001..=40_003 {
+            let start = [Timestamp::from_secs(1_795_255_200), Timestamp::NONE];
+            let record = FlowRecord { state: FlowState::Begin, source_port: port, start, ..FlowRecord::default() };
+            text::write_json(&record, &mut text);
+        }
+        text.trim_end().to_owned()
+    }
+
+    fn ports(decoder: &mut Decoder, bytes: &[u8], finish: bool) -> Vec<u16> {
+        let mut ports = Vec::new();
+        let mut each = |_: &str, record: FlowRecord| ports.push(record.source_port);
+        decoder.push(bytes, &mut each).unwrap();
+        if finish {
+            decoder.finish(&mut each).unwrap();
+        }
+        ports
+    }
+
+    #[test]
+    fn whoever_goes_on_at_the_resume_point_gets_the_rest_and_nothing_twice() {
+        for text in [AZURE.to_owned(), lines()] {
+            for cut in 0..=text.len() {
+                let mut decoder = Decoder::new("x", Options::default());
+                let mut all = ports(&mut decoder, &text.as_bytes()[..cut], false);
+                let resume = decoder.resume_point();
+                let mut next = match decoder.is_lines() {
+                    true => Decoder::resume_lines("x", &resume),
+                    false => Decoder::resume("x", Options::default(), resume.clone()),
+                };
+                let offset = usize::try_from(resume.byte_offset).unwrap();
+                all.extend(ports(&mut next, &text.as_bytes()[offset..], true));
+                assert_eq!(all, [40_001, 40_002, 40_003], "cut at {cut} of {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_neither_ours_nor_azures_is_said_to_be_so() {
+        for (text, sentence) in [
+            ("{\"category\":\"AuditEvent\"}", "AuditEvent"),
+            ("PAR1", "no flow log"),
+            ("{\"flowState\":\"Begin\"}", "flowStartNanoseconds is missing"),
+        ] {
+            let mut decoder = Decoder::new("x", Options::default());
+            let error = decoder.push(text.as_bytes(), &mut |_, _| {}).and_then(|()| decoder.finish(&mut |_, _| {})).unwrap_err();
+            assert!(error.to_string().starts_with("x:") && error.to_string().contains(sentence), "{error}");
+        }
+    }
+}
