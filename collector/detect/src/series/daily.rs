@@ -96,18 +96,15 @@ fn action_of(number: u8) -> Action {
     Action::ALL.into_iter().find(|action| *action as u8 == number).unwrap_or_default()
 }
 
-/// As [`facet_words`]; `Unknown` for what nobody said, which is a facet of its own here.
-fn words(direction: Direction, action: Action) -> String {
-    facet_words(direction, action).unwrap_or_else(|| "Unknown".to_owned())
-}
-
 impl Facet {
     fn subject(self) -> Subject {
         let facet = |text: String| Subject { facet: Some(text), ..Subject::default() };
         match self {
             Self::All => facet("all".to_owned()),
-            Self::Action(action) => facet(format!("action {}", words(Direction::Unknown, action_of(action)))),
-            Self::Direction(direction) => facet(format!("dir {}", words(direction_of(direction), Action::Unknown))),
+            Self::Action(action) => facet(format!("action {}", action_of(action).name())),
+            Self::Direction(direction) => {
+                facet(format!("dir {}", facet_words(direction_of(direction), Action::Unknown).unwrap_or_default()))
+            }
             Self::Protocol(protocol) => facet(format!("proto {}", protocol_name(protocol))),
             Self::Watched(Kind { port, protocol, direction, action }) => {
                 let facet = facet_words(direction_of(direction), action_of(action));
