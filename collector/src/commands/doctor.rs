@@ -201,7 +201,7 @@ fn detectors(page: &str) -> BTreeMap<String, [u64; 4]> {
 fn get(from: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&from, ANSWER_LIMIT)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {from}\r\n\r\n")?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {from}\r\n\r\n").as_bytes())?;
     let mut page = String::new();
     stream.take(ANSWER_LEN_MAX).read_to_string(&mut page)?;
     Ok(page)
