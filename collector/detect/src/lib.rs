@@ -271,17 +271,21 @@ impl Detection {
 
     /// Everything known, as bytes. What was found and not handed over yet is not in it: poll or drain before.
     pub fn snapshot(&self) -> Vec<u8> {
-        let name = |state: &State| format!("{} {}", state.rule, state.variant);
-        let saved = |(detector, settings): (&Box<dyn Detector>, &String)| {
-            (name(detector.state()), Saved { settings: settings.clone(), state: detector.snapshot() })
-        };
         let observers: BTreeMap<&str, (Timestamp, Timestamp, bool)> =
             self.observers.iter().map(|(name, observer)| (&**name, (observer.newest, observer.heard, observer.fresh))).collect();
         let Counters { observed, unplaced, future, findings } = self.counters;
         let counters = (observed, unplaced, future, findings);
         pack(&Whole {
             format: FORMAT,
-            detectors: self.detectors.iter().zip(&self.settings).map(saved).collect(),
+            detectors: self
+                .detectors
+                .iter()
+                .zip(&self.settings)
+                .map(|(detector, settings)| {
+                    let name = format!("{} {}", detector.state().rule, detector.state().variant);
+                    (name, Saved { settings: settings.clone(), state: detector.snapshot() })
+                })
+                .collect(),
             clock: pack(&(observers, self.newest, self.polled, self.flushed, counters)),
         })
     }

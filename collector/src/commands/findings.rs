@@ -82,17 +82,17 @@ mod tests {
             value: 4.0,
             threshold: 3.0,
         };
-        let print = |line: &Line| {
+        let text = |line: &Line| {
             let mut out = Vec::new();
-            super::print(std::slice::from_ref(line), &mut out).unwrap();
+            print(std::slice::from_ref(line), &mut out).unwrap();
             String::from_utf8(out).unwrap()
         };
         assert_eq!(
-            print(&line),
+            text(&line),
             "{\"rule\":\"AZ-02\",\"variant\":\"exact\",\"src\":\"10.0.0.9\",\"dst\":\"10.0.0.2\",\
              \"binStart\":\"2026-11-21T10:00:00Z\",\"value\":4,\"threshold\":3}\n"
         );
         let later = Line { bin_start: Timestamp::from_nanos(1_795_255_230_500_000_000), value: 1.85, ..line };
-        assert!(print(&later).contains("\"binStart\":\"2026-11-21T10:00:30.5Z\",\"value\":1.85"), "{}", print(&later));
+        assert!(text(&later).contains("\"binStart\":\"2026-11-21T10:00:30.5Z\",\"value\":1.85"), "{}", text(&later));
     }
 }

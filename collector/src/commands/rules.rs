@@ -100,14 +100,13 @@ fn list(rules: &RuleFile) -> String {
     for (entry, rule) in rules.rules() {
         let common = rule.common();
         text.push_str(&format!(
-            "{:<LIST_INDENT$}{:<33} {:<14}{:<13}{}\n",
+            "{:<LIST_INDENT$}{:<44} {:<14}{}\n",
             entry.id,
             entry.title,
             common.severity,
-            forms(&common.variants),
-            common.attack.join(" ")
+            forms(&common.variants)
         ));
-        text.push_str(&wrap("", LIST_INDENT, &numbers(rule)));
+        text.push_str(&wrap("", LIST_INDENT, &format!("{}; {}", numbers(rule), common.attack.join(" "))));
         text.push_str(&wrap("", LIST_INDENT, &format!("restates {} ({})", entry.public_name, entry.public_id)));
     }
     text
@@ -181,8 +180,40 @@ fn explain(rules: &RuleFile, place: Option<&Path>, id: &str) -> anyhow::Result<S
     }
     text.push_str("\nwhat each number does, in the words of the shipped file\n");
     let comments = SHIPPED.iter().find_map(|(_, text)| section(text, entry.id)).unwrap_or_default();
-    comments.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+    text.push_str(&prose(&comments));
     Ok(text)
+}
+
+/// Where comments of a rule file begin.
+const MARGIN: usize = 2;
+
+/// Lines of a rule file for reading: comments as paragraphs, settings below them.
+fn prose(lines: &[&str]) -> String {
+    let mut text = String::new();
+    let mut paragraph = (0, String::new());
+    let end = |(indent, words): &mut (usize, String), text: &mut String| {
+        if !words.is_empty() {
+            text.push_str(&wrap("", *indent, words));
+            words.clear();
+        }
+    };
+    for line in lines {
+        let Some(comment) = line.strip_prefix('#') else {
+            end(&mut paragraph, &mut text);
+            text.push_str(&wrap("", 4, line));
+            continue;
+        };
+        let indent = 1 + comment.len() - comment.trim_start().len();
+        // At the margin a line goes on with the one before; further in, one that hangs below the beginning does.
+        let goes_on = if paragraph.0 <= MARGIN { indent == paragraph.0 } else { indent > paragraph.0 };
+        if !goes_on || paragraph.1.is_empty() {
+            end(&mut paragraph, &mut text);
+            paragraph.0 = indent;
+        }
+        paragraph.1.push_str(comment);
+    }
+    end(&mut paragraph, &mut text);
+    text
 }
 
 /// Where each setting of the rule is written: by key, `scans.toml:12`. Empty without a place, or where it only has defaults.
@@ -253,4 +284,42 @@ fn fired(replay: &Replay) -> String {
         text.push_str(&format!("{rule:<14} {findings:>10} {alerts:>10}   {title}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::WIDTH;
+    use super::*;
+
+    #[test]
+    fn every_screen_fits_eighty_columns_and_forgets_no_rule() {
+        let rules = RuleFile::default();
+        let mut screens = list(&rules);
+        for (entry, _) in rules.rules() {
+            assert!(screens.contains(&format!("\n{} ", entry.id)) || screens.starts_with(entry.id), "{}", entry.id);
+            screens.push_str(&explain(&rules, None, &entry.id.to_lowercase()).unwrap());
+        }
+        let long: Vec<&str> = screens.lines().filter(|line| line.chars().count() > WIDTH).collect();
+        assert!(long.is_empty(), "{long:#?}");
+        assert!(explain(&rules, None, "AZ-99").unwrap_err().to_string().starts_with("there is no rule AZ-99; there are AZ-01, "));
+    }
+
+    #[test]
+    fn a_setting_says_where_it_stands() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("mine.toml");
+        fs::write(&file, "# mine\n[AZ-02]\nthreshold_ports = 9\n[AZ-01]\n# threshold_hosts = 1\nthreshold_hosts = 12\n").unwrap();
+        for place in [&*file, directory.path()] {
+            let text = explain(&RuleFile::load(place).unwrap(), Some(place), "AZ-01").unwrap();
+            assert!(text.contains("threshold_hosts = ") && text.contains("mine.toml:6"), "{text}");
+            assert!(!text.contains("mine.toml:3") && text.contains("# default"), "{text}");
+        }
+    }
+
+    #[test]
+    fn comments_of_a_rule_file_read_as_paragraphs() {
+        let lines = ["# One two", "# three.", "#   exact: four", "#          five", "# Six.", "key = 1", "# Seven."];
+        let expected = "  One two three.\n    exact: four five\n  Six.\n    key = 1\n  Seven.\n";
+        assert_eq!(prose(&lines), expected);
+    }
 }

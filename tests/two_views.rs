@@ -1,0 +1,172 @@
+//! The same traffic seen twice: as a sensor's records, and as the Azure flow log that they are exported to, read back. The Azure rules
+//! must find the same in both.
+//!
+//! What a flow log cannot say is lost on the way, and named here: TCP flags (so that a half-open scan of an open port looks like a
+//! conversation, and a refusal by RST like an answer), times below a millisecond, packets without an IP header, and the sensor's name.
+
+#[path = "support/azure/mod.rs"]
+#[allow(unused_imports, reason = "each test file uses a part")]
+mod azure;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use spanwatch_azure::{Format, Labels, Limits, Options, Reader, Writer};
+use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::time::Timestamp;
+use spanwatch_detect::{Detection, Finding, Mode, RuleFile, Sites, Variant};
+use spanwatch_sensor::capture::Frame;
+use spanwatch_sensor::flow_table::{KeyHasher, Observer};
+use spanwatch_sensor::worker::{MeterSettings, Worker};
+
+const SYN: u8 = 2;
+const SYN_ACK: u8 = 18;
+const RST_ACK: u8 = 20;
+const PSH_ACK: u8 = 24;
+const FIN_ACK: u8 = 17;
+
+/// A TCP segment with `payload` octets. Checksums are left zero: the sensor does not read them.
+fn tcp(from: [u8; 4], to: [u8; 4], ports: [u16; 2], flags: u8, payload: usize) -> Vec<u8> {
+    let total = (40 + payload) as u16;
+    let mut frame = vec![2, 0, 0, 0, to[2], to[3], 2, 0, 0, 0, from[2], from[3], 0x08, 0x00];
+    frame.extend([0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend(from.into_iter().chain(to));
+    frame.extend(ports.into_iter().flat_map(u16::to_be_bytes));
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.resize((frame.len() + payload).max(60), 0x55);
+    frame
+}
+
+/// Frames with their times in milliseconds since the beginning.
+struct Wire(Vec<(i64, Vec<u8>)>);
+
+impl Wire {
+    fn send(&mut self, at: i64, from: [u8; 4], to: [u8; 4], ports: [u16; 2], flags: u8, payload: usize) {
+        self.0.push((at, tcp(from, to, ports, flags, payload)));
+    }
+
+    /// Opens, speaks, closes, within 50 ms.
+    fn conversation(&mut self, at: i64, from: [u8; 4], to: [u8; 4], ports: [u16; 2], payload: usize) {
+        let back = [ports[1], ports[0]];
+        self.send(at, from, to, ports, SYN, 0);
+        self.send(at + 1, to, from, back, SYN_ACK, 0);
+        self.send(at + 2, from, to, ports, PSH_ACK, payload);
+        self.send(at + 30, to, from, back, PSH_ACK, 2 * payload % 1_400);
+        self.send(at + 40, from, to, ports, FIN_ACK, 0);
+        self.send(at + 50, to, from, back, FIN_ACK, 0);
+    }
+}
+
+/// An hour in a plant: people at work, a sweep, a port scan, a beacon, a wave of file sharing, and a volume out of the ordinary.
+fn plant() -> Wire {
+    let mut wire = Wire(Vec::new());
+    let minute = 60_000;
+    for n in 0..600_u16 {
+        let at = i64::from(n) * 6_000 + i64::from(n % 7) * 311;
+        wire.conversation(
+            at,
+            [10, 0, 1, (n % 20) as u8],
+            [10, 0, 2, (n % 3) as u8],
+            [20_000 + n, 443],
+            200 + usize::from(n % 50),
+        );
+    }
+    // Nobody there, and one host that refuses.
+    for n in 0..40_u8 {
+        let at = 10 * minute + i64::from(n) * 700;
+        wire.send(at, [10, 0, 1, 99], [10, 0, 3, n], [40_000 + u16::from(n), 445], SYN, 0);
+        if n == 39 {
+            wire.send(at + 1, [10, 0, 3, n], [10, 0, 1, 99], [445, 40_039], RST_ACK, 0);
+        }
+    }
+    for n in 0..120_u16 {
+        let at = 20 * minute + i64::from(n) * 50;
+        wire.send(at, [10, 0, 1, 98], [10, 0, 2, 1], [45_000, 1 + n], SYN, 0);
+        wire.send(at + 1, [10, 0, 2, 1], [10, 0, 1, 98], [1 + n, 45_000], RST_ACK, 0);
+    }
+    for n in 0..59_u16 {
+        wire.conversation(i64::from(n) * minute + 13_000, [10, 0, 1, 97], [203, 0, 113, 9], [30_000 + n, 443], 120);
+    }
+    for n in 0..60_u16 {
+        wire.send(30 * minute + i64::from(n) * 100, [203, 0, 113, 20], [10, 0, 2, 2], [50_000, 1_000 + n], SYN, 0);
+    }
+    for n in 0..30_u8 {
+        wire.conversation(40 * minute + i64::from(n) * 900, [10, 0, 1, 96], [10, 0, 4, n], [31_000, 139], 300);
+    }
+    for n in 0..400_u16 {
+        wire.conversation(50 * minute + i64::from(n) * 100, [10, 0, 1, 1], [10, 0, 2, 0], [32_000 + n, 443], 1_400);
+    }
+    wire.0.sort();
+    wire
+}
+
+/// The sensor's records of the wire.
+fn metered(wire: &Wire) -> Vec<FlowRecord> {
+    let mut worker = Worker::new(&MeterSettings::default(), KeyHasher::fixed(), Observer::default()).expect("memory");
+    let mut records = Vec::new();
+    let at = |ms: i64| Timestamp::from_nanos((azure::EPOCH * 1_000 + ms) * 1_000_000);
+    for (ms, bytes) in &wire.0 {
+        worker.take(&Frame { bytes, wire_len: bytes.len() as u32, at: at(*ms) });
+        worker.settle(at(*ms));
+        records.append(worker.records());
+    }
+    worker.flush(FlowEndReason::ForcedEnd);
+    records.append(worker.records());
+    records
+}
+
+/// The records as a VNet flow log, read back.
+fn through_azure(records: &[FlowRecord], sites: &Sites) -> Vec<FlowRecord> {
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut sink = |path: &str, text: &[u8]| {
+        files.entry(path.to_owned()).or_default().extend_from_slice(text);
+        Ok(())
+    };
+    let mut writer = Writer::new(Format::VnetFlowLog, &Labels::default(), Duration::from_secs(600), Limits::default());
+    for record in records {
+        writer.write(record, |address| sites.number(address).is_some(), &mut sink).expect("room");
+    }
+    let written = writer.finish(&mut sink).expect("room");
+    assert_eq!((written.records, written.skipped.total()), (records.len() as u64, 0));
+    let mut read = Vec::new();
+    for text in files.values() {
+        let mut reader = Reader::new(Options::default());
+        reader.push(text, |row| read.push(row.to_record())).expect("what was just written");
+        reader.finish(|row| read.push(row.to_record())).expect("what was just written");
+    }
+    read
+}
+
+/// Rule, subject without the observer, beginning of the window, value.
+fn found(records: &[FlowRecord], variant: Variant, sites: &Sites) -> BTreeMap<&'static str, BTreeSet<String>> {
+    let mut rules = RuleFile::shipped().expect("the rules as shipped");
+    rules.set_variants(&[variant]);
+    let mut detection = Detection::new(&rules, Mode::Replay).with_sites(sites.clone());
+    let mut findings: Vec<Finding> = Vec::new();
+    records.iter().for_each(|record| detection.observe("plant", record));
+    detection.finish(&mut findings);
+    let mut found: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
+    for mut finding in findings {
+        finding.subject.observer = None;
+        let line = format!("{} {} {}", finding.subject, finding.window.start, finding.evidence.value);
+        found.entry(finding.rule.id).or_default().insert(line);
+    }
+    found
+}
+
+#[test]
+fn a_mirror_port_and_its_export_as_flow_log_give_the_same_findings() {
+    let sites = Sites::default();
+    let records = metered(&plant());
+    let imported = through_azure(&records, &sites);
+    for variant in [Variant::Exact, Variant::Fixed] {
+        let (sensor, cloud) = (found(&records, variant, &sites), found(&imported, variant, &sites));
+        println!("{variant}: {:?}", sensor.iter().map(|(rule, lines)| (*rule, lines.len())).collect::<Vec<_>>());
+        println!("{variant}: {:?}", cloud.iter().map(|(rule, lines)| (*rule, lines.len())).collect::<Vec<_>>());
+        for rule in sensor.keys().chain(cloud.keys()).collect::<BTreeSet<_>>() {
+            let (sensor, cloud) = (sensor.get(rule).cloned().unwrap_or_default(), cloud.get(rule).cloned().unwrap_or_default());
+            let only: Vec<_> = sensor.symmetric_difference(&cloud).take(4).collect();
+            println!("{variant} {rule}: {only:#?}");
+        }
+    }
+}
