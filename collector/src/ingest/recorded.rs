@@ -432,7 +432,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use spanwatch_common::flow::FlowState;
+    use spanwatch_common::flow::{FlowState, protocol};
+    use spanwatch_common::net::Address;
     use spanwatch_common::time::Timestamp;
 
     use super::*;
@@ -451,7 +452,15 @@ mod tests {
         let mut text = String::new();
         for port in 40_001..=40_003 {
             let start = [Timestamp::from_secs(1_795_255_200), Timestamp::NONE];
-            let record = FlowRecord { state: FlowState::Begin, source_port: port, start, ..FlowRecord::default() };
+            let record = FlowRecord {
+                state: FlowState::Begin,
+                source: Address::from_v4([10, 0, 0, 4]),
+                destination: Address::from_v4([10, 0, 1, 1]),
+                protocol: protocol::TCP,
+                source_port: port,
+                start,
+                ..FlowRecord::default()
+            };
             text::write_json(&record, &mut text);
         }
         text.trim_end().to_owned()
