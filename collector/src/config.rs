@@ -28,7 +28,7 @@ pub struct Config {
     pub store: StoreSettings,
     /// What is looked for in them.
     pub detect: DetectSettings,
-    /// How KQL is read where Kusto is silent, in rules and in queries.
+    /// How queries read KQL where Kusto is silent. Rules have keys of their own for it.
     pub kql_compat: Compat,
     /// Where alerts go.
     pub alerts: AlertSettings,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_read_kql_as_the_rules_do() {
+    fn queries_read_kql_as_its_section_says() {
         let config = Config::parse(Path::new("c.toml"), "[kql_compat]\nkappa = 2.5\nperiod_score = \"unbiased\"\n").unwrap();
         assert_eq!((config.store.kql_compat.kappa, &config.store.kql_compat), (Some(2.5), &config.kql_compat));
     }

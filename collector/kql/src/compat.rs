@@ -11,7 +11,7 @@ pub struct Compat {
     /// the percentiles 10 and 90. Larger finds more. 0.1 to 100. Inferred: see [`crate::outliers::kappa`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kappa: Option<f64>,
-    /// From which score on a detected period counts as a season, when a rule does not say. 0 to 1; Kusto documents 0.6. Lower
+    /// From which score on a detected period counts as a season, when the call does not say. 0 to 1; Kusto documents 0.6. Lower
     /// sees a season in noisier series, and in some that have none.
     pub seasonality_threshold: f64,
     /// What the score of a period is made of. Inferred: see [`PeriodScore`].

@@ -37,7 +37,7 @@ pub struct StoreSettings {
     pub query_spill_directory: PathBuf,
     /// How much a query may write there. At least 1 MiB (1,048,576).
     pub query_spill_bytes_max: u64,
-    /// How queries read KQL where Kusto is silent. It has a section of its own, which detection shares.
+    /// How queries read KQL where Kusto is silent. It has a section of its own, `[kql_compat]`.
     #[serde(skip)]
     pub kql_compat: Compat,
 }
