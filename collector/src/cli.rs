@@ -10,10 +10,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
 use crate::commands::report::ReportArgs;
-use crate::commands::{alerts, check, detect, doctor, pki, query, report};
+use crate::commands::rules::RulesArgs;
+use crate::commands::{alerts, check, detect, doctor, import, pki, query, report, rules};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -34,9 +36,9 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Receive, store, detect, alert; until SIGINT or SIGTERM.
+    /// Receive, store, detect, alert; until SIGINT or SIGTERM. SIGHUP reads the rules again.
     Run,
-    /// Check the settings and the rule file, and exit with 0 or 78.
+    /// Check the settings and the rule files, and exit with 0 or 78.
     Check,
     /// Check everything that a running collector needs, and say what to do about it.
     Doctor,
@@ -54,10 +56,20 @@ enum Command {
     Report(ReportArgs),
     /// Show alerts: the newest state of each, oldest first.
     Alerts(AlertsArgs),
-    /// Run recorded flows through the detectors and print the alerts.
+    /// Run recorded flows through the detectors and print what they find.
     ///
-    /// Reads what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
+    /// Reads Azure's flow logs and what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
+    ///
+    /// The table shows alerts. For a line per rule, key and bin, as the public KQL rules answer:
+    /// spanwatch-collector detect PT1H.json --variant exact --format jsonl
     Detect(DetectArgs),
+    /// Put recorded flows into the store, beside everything else; also while the collector runs.
+    ///
+    /// Azure's flow logs, Traffic Analytics tables, or recordings of a sensor. What was imported before is not imported again, and
+    /// an import that was interrupted goes on where it stopped: just repeat it.
+    Import(ImportArgs),
+    /// Show, explain and check the detection rules.
+    Rules(RulesArgs),
     /// Make certificates: for this collector, and an identity for each sensor.
     Pki(PkiArgs),
 }
@@ -78,7 +90,9 @@ pub fn run(command_line: CommandLine) -> ExitCode {
 fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     let path = command_line.config.as_deref();
     match command_line.command {
-        Command::Detect(args) => detect::run(&args)?,
+        Command::Detect(args) => detect::run(&args, &Config::load(path)?)?,
+        Command::Import(args) => import::run(&args, &Config::load(path)?)?,
+        Command::Rules(args) => rules::run(&args, &Config::load(path)?)?,
         Command::Check => check::run(path)?,
         Command::Run => {
             let config = Config::load(path)?;

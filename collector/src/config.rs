@@ -8,7 +8,8 @@ use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 use spanwatch_kql::Compat;
 
 use crate::alert::file::Settings as AlertSettings;
-use crate::detect::RuleFile;
+use crate::detect::{RuleFile, SiteSettings, Sites};
+use crate::ingest::azure::settings::AzureSettings;
 use crate::ingest::settings::IngestSettings;
 use crate::store::StoreSettings;
 
@@ -33,6 +34,12 @@ pub struct Config {
     pub alerts: AlertSettings,
     /// The collector's own numbers.
     pub metrics: MetricsSettings<9478>,
+    /// Where addresses belong. Without any, all private space is one site.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<SiteSettings>,
+    /// Containers with Azure's flow logs that a running collector follows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub azure: Vec<AzureSettings>,
 }
 
 /// Section `[pki]`.
@@ -64,11 +71,34 @@ impl PkiSettings {
 }
 
 /// Section `[detect]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectSettings {
-    /// A rule file, or a directory of them. Empty for the rules that come with the collector, which are those of `deploy/rules/`.
+    /// The rules: a file, or a directory of which every *.toml counts. Empty for the rules that come with the collector, which are
+    /// those of `deploy/rules`. Read again on SIGHUP.
     pub rules: PathBuf,
+    /// How often what the detectors have learned is written beside the records, in seconds. After a restart, records since then are
+    /// looked at again. 5 to 3600.
+    pub checkpoint_interval_secs: u64,
+}
+
+impl Default for DetectSettings {
+    fn default() -> Self {
+        Self { rules: PathBuf::new(), checkpoint_interval_secs: 60 }
+    }
+}
+
+impl DetectSettings {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence that says what it may be.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if !(5..=3_600).contains(&self.checkpoint_interval_secs) {
+            return Err(("checkpoint_interval_secs", format!("must be 5 to 3600, not {}", self.checkpoint_interval_secs)));
+        }
+        Ok(())
+    }
 }
 
 impl Config {
@@ -100,6 +130,7 @@ impl Config {
             ("pki", config.pki.check()),
             ("store", config.store.check()),
             ("kql_compat", config.kql_compat.check()),
+            ("detect", config.detect.check()),
             ("alerts", config.alerts.check()),
             ("metrics", config.metrics.check()),
         ];
@@ -109,7 +140,25 @@ impl Config {
             }
         }
         config.store.kql_compat = config.kql_compat.clone();
+        for (number, azure) in config.azure.iter().enumerate() {
+            if let Err((key, sentence)) = azure.check() {
+                return Err(settings::mistake(path, text, &format!("azure.{key}"), sentence));
+            }
+            if config.azure.iter().take(number).any(|other| other.name == azure.name) {
+                let sentence = format!("two containers are named {:?}; how far each was read is kept by its name", azure.name);
+                return Err(settings::mistake(path, text, "azure.name", sentence));
+            }
+        }
+        Sites::new(&config.sites).map_err(|sentence| settings::mistake(path, text, "sites", sentence))?;
         Ok(config)
+    }
+
+    /// Where addresses belong.
+    ///
+    /// # Errors
+    /// The sites contradict each other; [`parse`](Self::parse) has seen to that for settings from a file.
+    pub fn sites(&self) -> anyhow::Result<Sites> {
+        Sites::new(&self.sites).map_err(anyhow::Error::msg)
     }
 
     /// The rules that the settings name.
@@ -158,6 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn the_sites_that_the_shipped_file_shows_as_an_example_are_good() {
+        let text = include_str!("../../deploy/collector.toml");
+        let lines = text.lines().skip_while(|line| *line != "#[[sites]]").take_while(|line| line.starts_with('#'));
+        let example: String = lines.map(|line| format!("{}\n", line.trim_start_matches('#'))).collect();
+        let config = Config::parse(Path::new("c.toml"), &example).unwrap();
+        assert_eq!(config.sites.len(), 2);
+        assert_eq!(config.sites().unwrap().name("10.7.0.9".parse().unwrap()), Some("cell 7"));
+    }
+
+    #[test]
+    fn the_example_of_a_container_shows_every_key_with_its_default() {
+        let text = include_str!("../../deploy/collector.toml");
+        let example = text.split("#[[azure]]").nth(1).unwrap().split("\n\n").next().unwrap();
+        let example: Vec<&str> =
+            example.lines().filter(|line| !line.starts_with("# ")).map(|line| line.trim_start_matches('#')).collect();
+        let written: toml::Table = example.join("\n").parse().unwrap();
+        let expected = AzureSettings { name: "plant".to_owned(), account: "plantlogs".to_owned(), ..AzureSettings::default() };
+        assert_eq!(written, toml::Table::try_from(&expected).unwrap());
+        expected.check().unwrap();
+    }
+
+    #[test]
     fn a_mistake_is_shown_with_its_place_and_a_hint() {
         let mistake = |text: &str| Config::parse(Path::new("c.toml"), text).unwrap_err().to_string();
         assert_eq!(mistake("[store]\ndirectry = \"/x\"\n"), "c.toml:2:1: unknown key `directry`; did you mean `directory`?");
@@ -165,6 +236,10 @@ mod tests {
             mistake("[ingest]\ncredit_batches = 0\n"),
             "c.toml:2:1: ingest.credit_batches: must be between 1 and 4096, not 0"
         );
+        let twice = mistake("[[azure]]\nname = \"a\"\naccount = \"x\"\n[[azure]]\nname = \"a\"\naccount = \"y\"\n");
+        assert!(twice.starts_with("c.toml:5:1: azure.name: two containers are named \"a\""), "{twice}");
+        let sites = mistake("[[sites]]\nname = \"a\"\ncidrs = []\n");
+        assert!(sites.starts_with("c.toml:1:1: sites: site \"a\" needs a name and at least one prefix"), "{sites}");
         assert_eq!(
             mistake("[kql_compat]\nkappa = 0.0\n"),
             "c.toml:2:1: kql_compat.kappa: must be between 0.1 and 100, not 0; leave it out for the usual 2.7144"

@@ -1,5 +1,6 @@
 //! The collector's own numbers, for Prometheus and for whoever asks whether it is well.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +9,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use spanwatch_common::time::Timestamp;
 
 use crate::detect;
+use crate::ingest::azure::vitals::TailVitals;
 use crate::ingest::registry::Registry;
 use crate::ingest::sensor::Door;
 use crate::store;
@@ -22,6 +25,7 @@ pub struct Vitals {
     /// Connections.
     pub door: Arc<Door>,
     store: Mutex<StoreVitals>,
+    azure: Mutex<BTreeMap<String, TailVitals>>,
     detect: Mutex<DetectVitals>,
 }
 
@@ -55,6 +59,14 @@ pub struct DetectVitals {
     pub alerts_open: u64,
     /// Alerts forgotten because there were too many.
     pub alerts_forgotten: u64,
+    /// When the rules in force were read.
+    pub rules_loaded_at: Timestamp,
+    /// Why the rule files could not be read again. Those read before stay in force.
+    pub rules_error: Option<String>,
+    /// When what the detectors have learned was last written to disk; none before the first time.
+    pub checkpoint_at: Timestamp,
+    /// How long that is.
+    pub checkpoint_bytes: u64,
 }
 
 impl Vitals {
@@ -68,11 +80,23 @@ impl Vitals {
         self.detect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The numbers of the container that is followed as `name`, to be changed.
+    pub fn azure(&self, name: &str, change: impl FnOnce(&mut TailVitals)) {
+        let mut containers = self.azure.lock().unwrap_or_else(PoisonError::into_inner);
+        change(containers.entry(name.to_owned()).or_default());
+    }
+
+    /// The numbers of every container that is followed.
+    pub fn containers(&self) -> BTreeMap<String, TailVitals> {
+        self.azure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All numbers in the text format of Prometheus (version 0.0.4).
     pub fn render(&self) -> String {
         let mut page = Page::default();
         self.render_door(&mut page);
         self.render_sensors(&mut page);
+        self.render_azure(&mut page);
         self.render_store(&mut page);
         self.render_detect(&mut page);
         page.text
@@ -124,6 +148,34 @@ impl Vitals {
         }
     }
 
+    fn render_azure(&self, page: &mut Page) {
+        let containers = self.containers();
+        if containers.is_empty() {
+            return;
+        }
+        type Get = fn(&TailVitals) -> u64;
+        let values: [(&str, &str, &str, Get); 12] = [
+            ("azure_trouble", "gauge", "1 while the container cannot be read.", |vitals| u64::from(vitals.trouble.is_some())),
+            ("azure_blobs", "gauge", "Blobs that are followed.", |vitals| vitals.blobs),
+            ("azure_blobs_waiting", "gauge", "Blobs that wait because there are too many.", |vitals| vitals.blobs_waiting),
+            ("azure_blobs_refused", "gauge", "Blobs that hold what cannot be read.", |vitals| vitals.refused),
+            ("azure_blobs_replaced_total", "counter", "Blobs that were replaced and read anew.", |vitals| vitals.replaced),
+            ("azure_bytes_total", "counter", "Bytes read.", |vitals| vitals.bytes),
+            ("azure_rows_total", "counter", "Rows stored.", |vitals| vitals.rows),
+            ("azure_duplicates_total", "counter", "Exact duplicates left out.", |vitals| vitals.duplicates),
+            ("azure_held_back_bytes", "gauge", "Bytes of records that have not ended yet.", |vitals| vitals.held_back),
+            ("azure_lag_seconds", "gauge", "From the newest stored row to the last look.", |vitals| vitals.lag_secs),
+            ("azure_rounds_total", "counter", "Times the container was looked through.", |vitals| vitals.rounds),
+            ("azure_failed_rounds_total", "counter", "Times trouble came in between.", |vitals| vitals.failed_rounds),
+        ];
+        for (name, kind, help, get) in values {
+            page.metric(name, kind, help);
+            for (container, vitals) in &containers {
+                page.value(name, &format!("container=\"{container}\""), get(vitals));
+            }
+        }
+    }
+
     fn render_store(&self, page: &mut Page) {
         let vitals = self.store().clone();
         let counts = vitals.counts;
@@ -164,6 +216,24 @@ impl Vitals {
         }
         page.metric("alerts_open", "gauge", "Alerts that are open now.");
         page.value("alerts_open", "", vitals.alerts_open);
+        let gauges = [
+            ("rules_loaded_at_seconds", "When the rules in force were read (Unix time).", secs(vitals.rules_loaded_at)),
+            (
+                "rules_error",
+                "1 while the rule files cannot be read again; those read before are in force.",
+                u64::from(vitals.rules_error.is_some()),
+            ),
+            (
+                "detect_checkpoint_at_seconds",
+                "When what the detectors have learned was last written to disk (Unix time); 0 for not yet.",
+                secs(vitals.checkpoint_at),
+            ),
+            ("detect_checkpoint_bytes", "How long that is.", vitals.checkpoint_bytes),
+        ];
+        for (name, help, value) in gauges {
+            page.metric(name, "gauge", help);
+            page.value(name, "", value);
+        }
         type Get = fn(&detect::State) -> u64;
         let by_detector: [(&str, &str, &str, Get); 4] = [
             ("detector_keys", "gauge", "Keys held over all open windows.", |state| state.keys as u64),
@@ -178,6 +248,11 @@ impl Vitals {
             }
         }
     }
+}
+
+/// Whole seconds since the epoch.
+const fn secs(at: Timestamp) -> u64 {
+    (at.as_nanos() / 1_000_000_000).cast_unsigned()
 }
 
 /// Text in the making. Label values are sensor names, dotted counts and rule names, none of which needs escaping.
@@ -206,10 +281,21 @@ pub fn router(vitals: Arc<Vitals>) -> axum::Router {
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], vitals.render())
     }
     async fn healthz(State(vitals): State<Arc<Vitals>>) -> (StatusCode, String) {
-        match vitals.store().trouble.clone() {
-            None => (StatusCode::OK, "ok\n".to_owned()),
-            Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        if let Some(trouble) = vitals.store().trouble.clone() {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
         }
+        // Old rules still watch, so this is no reason to call the collector ill.
+        let mut text = match vitals.detect().rules_error.clone() {
+            None => "ok\n".to_owned(),
+            Some(error) => format!("ok, but with the rules of before: {error}\n"),
+        };
+        // Neither is a container that cannot be read: sensors are heard all the same.
+        for (container, azure) in vitals.containers() {
+            if let Some(trouble) = azure.trouble {
+                let _ = writeln!(text, "ok, but without azure {container}: {trouble}"); // writing to a String cannot fail
+            }
+        }
+        (StatusCode::OK, text)
     }
     axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals)
 }

@@ -44,7 +44,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Settings
 
 /// A mistake that only a later check can see: a value out of range, two settings that contradict each other.
 ///
-/// `key` is a dotted path such as `flow_table.flows_max`; its line is looked up in `text`.
+/// `key` is a dotted path such as `flow_table.flows_max`, or names a section; its line is looked up in `text`.
 pub fn mistake(path: &Path, text: &str, key: &str, message: impl Into<String>) -> SettingsError {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mut current = "";
@@ -53,6 +53,9 @@ pub fn mistake(path: &Path, text: &str, key: &str, message: impl Into<String>) -
         let trimmed = line.trim();
         if let Some(header) = trimmed.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             current = header.trim_matches('[').trim();
+            if current == key {
+                found = found.or(Some((number + 1, 1)));
+            }
         } else if current == table && trimmed.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('=')) {
             found = Some((number + 1, line.len() - line.trim_start().len() + 1));
         }

@@ -105,14 +105,18 @@ enum Wrapper {
 
 /// Whether `text`, which begins with `{`, begins with `{"records":[`, white space allowed anywhere.
 fn wrapper(text: &[u8]) -> Wrapper {
+    /// Whoever puts more white space than this between four tokens does not mean to be read.
+    const LOOK_MAX: usize = 4 << 10;
+    let look = text.get(..LOOK_MAX).unwrap_or(text);
     let mut at = 0;
     for token in [&b"{"[..], b"\"records\"", b":", b"["] {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = look.get(at) {
             at += 1;
         }
-        let rest = text.get(at..).unwrap_or_default();
+        let rest = look.get(at..).unwrap_or_default();
         if !rest.starts_with(token) {
-            return if token.starts_with(rest) { Wrapper::Unsure } else { Wrapper::Absent };
+            let may_come = token.starts_with(rest) && look.len() < LOOK_MAX;
+            return if may_come { Wrapper::Unsure } else { Wrapper::Absent };
         }
         at += token.len();
     }

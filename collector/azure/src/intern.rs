@@ -47,10 +47,15 @@ impl<'a> Names<'a> {
         [self.observer, self.resource, self.acl, self.rule].into_iter().fold(0, |seed, text| hash(seed, text.as_bytes()))
     }
 
+    /// Whether these are the names of `context`.
     fn are(&self, context: &CloudContext) -> bool {
         let CloudContext { observer, resource, flow_log, acl, rule, encryption, source_vm, destination_vm, flow_type } = context;
+        let theirs = [observer, resource, flow_log, acl, rule, encryption, source_vm, destination_vm, flow_type];
+        // Some of them are always empty: not worth a call of memcmp.
         self.all()
-            == [observer, resource, flow_log, acl, rule, encryption, source_vm, destination_vm, flow_type].map(|text| &**text)
+            .into_iter()
+            .zip(theirs)
+            .all(|(ours, theirs)| ours.len() == theirs.len() && (ours.is_empty() || *ours == **theirs))
     }
 }
 

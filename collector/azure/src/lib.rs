@@ -29,6 +29,7 @@ mod json;
 mod reader;
 mod row;
 mod seen;
+mod tuple;
 mod write;
 
 pub use error::{AzureError, ErrorKind};

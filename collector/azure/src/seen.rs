@@ -58,7 +58,11 @@ impl Seen {
         if self.remembered == 0 {
             return true;
         }
-        if glance.young == hash || glance.old == hash || glance.old != 0 && self.old.contains(hash) || !self.young.insert(hash) {
+        if glance.young == hash
+            || glance.old == hash
+            || glance.old != 0 && self.old.contains(hash)
+            || !self.young.insert(hash, self.remembered)
+        {
             return false;
         }
         if self.young.filled >= self.remembered {
@@ -109,12 +113,13 @@ impl Table {
         self.filled > 0 && self.place(hash).is_ok()
     }
 
-    /// False if it was there.
+    /// False if it was there. Room is made in few steps, for every step moves all that is there.
     #[inline]
-    fn insert(&mut self, hash: u64) -> bool {
+    fn insert(&mut self, hash: u64, filled_max: usize) -> bool {
         const SLOTS_MIN: usize = 1 << 10;
         if self.filled * 2 >= self.slots.len() {
-            let grown = vec![0; (self.slots.len() * 2).max(SLOTS_MIN)];
+            let enough = filled_max.saturating_mul(2).checked_next_power_of_two().unwrap_or(usize::MAX).max(self.slots.len() * 2);
+            let grown = vec![0; (self.slots.len() * 4).max(SLOTS_MIN).min(enough)];
             for there in std::mem::replace(&mut self.slots, grown).into_iter().filter(|&there| there != 0) {
                 if let Err(slot) = self.place(there) {
                     self.slots[slot] = there;

@@ -101,6 +101,7 @@ fn documents_lines_and_fragments_are_all_read() {
         format!("{a}\n{b}\n"),
         format!("\u{feff}{{\"records\":[{a}]}}\n{{\"records\":[{b}]}}"),
         format!("\u{feff}\n {a}{b}"),
+        format!("{{ \n\t\"records\"{}:[{a},{b}]}}", " ".repeat(4_000)),
     ] {
         let outcome = read(&file);
         assert_eq!(outcome.finished().held_back, 0, "{file}");

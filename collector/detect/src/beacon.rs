@@ -277,8 +277,13 @@ impl Detector for Beacon {
             }
         }
         if self.contacts >= self.contacts_max {
-            self.days.state_mut().refused += 1;
-            return;
+            if let Some((ended, keys)) = self.days.pop_early() {
+                self.close(ended, keys, findings);
+            }
+            if self.contacts >= self.contacts_max || self.days.is_closed(day) {
+                self.days.state_mut().refused += 1;
+                return;
+            }
         }
         let Some(contacts) = self.days.entry(day, key, Vec::new) else { return };
         contacts.push(Contact { source_port: row.source_port, at: at.as_nanos(), state: row.state as u8 });

@@ -32,7 +32,7 @@ use crate::{Detector, Mode, State};
 /// The workbook draws so many sources.
 const SOURCES_DRAWN: usize = 5;
 /// The workbook counts sets, which are exact.
-const EXACT_HOSTS_MAX: usize = 65_536;
+const EXACT_HOSTS_MAX: usize = 16_384;
 /// A source is compared with itself only after so many windows.
 const WINDOWS_MIN: u32 = 3;
 /// A century: all data in one range.

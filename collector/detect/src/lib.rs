@@ -5,8 +5,9 @@
 //!
 //! In the order you need them: [`row`] what a detector sees · [`sites`] where addresses belong · [`finding`] what it says ·
 //! [`rules`] the rule files and the table of all rules · [`catalogue`] what each rule is, for people · [`card`] counting distinct
-//! values · `windows` the windows of event time · `counter` rules that count per window, of which `scan` holds AZ-01 and AZ-02 ·
-//! [`volume`] AZ-03 · `series` rules over days and hours that have closed · [`snapshot`] state as bytes.
+//! values · `windows` the windows of event time · `counter` rules that count per window, which are in `scan`, `sweep` and `sessions` ·
+//! `fanout`, `beacon`, [`volume`] rules of another kind · `series` rules over days and hours that have closed · [`snapshot`] state as
+//! bytes.
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +38,7 @@ mod windows;
 
 pub use spanwatch_kql::dcount as card;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub use row::Row;
 pub use rules::RuleFile;
 pub use sites::{SiteSettings, Sites};
 
+use hash::Map;
 use snapshot::{FORMAT, RestoreError, Saved, Whole, pack, unpack};
 
 /// Observers told apart; further ones share a name.
@@ -129,7 +131,7 @@ pub struct Detection {
     detectors: Vec<Box<dyn Detector>>,
     /// The settings of each, as text.
     settings: Vec<String>,
-    observers: HashMap<Arc<str>, Observer>,
+    observers: Map<Arc<str>, Observer>,
     others: Arc<str>,
     /// Event time: what the slowest live observer has reached. Never goes back.
     newest: Timestamp,
@@ -180,7 +182,7 @@ impl Detection {
             sites: Sites::default(),
             detectors,
             settings,
-            observers: HashMap::new(),
+            observers: Map::default(),
             others: Arc::from("others"),
             newest: Timestamp::NONE,
             polled: Timestamp::NONE,
@@ -269,26 +271,30 @@ impl Detection {
 
     /// Everything known, as bytes. What was found and not handed over yet is not in it: poll or drain before.
     pub fn snapshot(&self) -> Vec<u8> {
-        let name = |state: &State| format!("{} {}", state.rule, state.variant);
-        let saved = |(detector, settings): (&Box<dyn Detector>, &String)| {
-            (name(detector.state()), Saved { settings: settings.clone(), state: detector.snapshot() })
-        };
         let observers: BTreeMap<&str, (Timestamp, Timestamp, bool)> =
             self.observers.iter().map(|(name, observer)| (&**name, (observer.newest, observer.heard, observer.fresh))).collect();
         let Counters { observed, unplaced, future, findings } = self.counters;
         let counters = (observed, unplaced, future, findings);
         pack(&Whole {
             format: FORMAT,
-            detectors: self.detectors.iter().zip(&self.settings).map(saved).collect(),
+            detectors: self
+                .detectors
+                .iter()
+                .zip(&self.settings)
+                .map(|(detector, settings)| {
+                    let name = format!("{} {}", detector.state().rule, detector.state().variant);
+                    (name, Saved { settings: settings.clone(), state: detector.snapshot() })
+                })
+                .collect(),
             clock: pack(&(observers, self.newest, self.polled, self.flushed, counters)),
         })
     }
 
-    /// Goes on where the one that made `bytes` was. Detectors whose settings are not those of then start anew, and so do new ones;
-    /// returned are their names (`AZ-01 fixed`).
+    /// Goes on where the one that made `bytes` was. Detectors whose settings are not those of then start anew, and so do new ones and
+    /// those whose part cannot be read; returned are their names (`AZ-01 fixed`).
     ///
     /// # Errors
-    /// The bytes are no such state, or one of another version. Everything then is as it was before, or starts anew.
+    /// The bytes are no such state, or one of another version. Everything then is as it was before.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<Vec<String>, RestoreError> {
         type Clock = (BTreeMap<String, (Timestamp, Timestamp, bool)>, Timestamp, Timestamp, bool, (u64, u64, u64, u64));
         let whole: Whole = unpack(bytes)?;
@@ -300,7 +306,7 @@ impl Detection {
         for (detector, settings) in self.detectors.iter_mut().zip(&self.settings) {
             let name = format!("{} {}", detector.state().rule, detector.state().variant);
             match whole.detectors.get(&name) {
-                Some(saved) if saved.settings == *settings => detector.restore(&saved.state)?,
+                Some(saved) if saved.settings == *settings && detector.restore(&saved.state).is_ok() => {}
                 _ => anew.push(name),
             }
         }
@@ -311,6 +317,13 @@ impl Detection {
             .map(|(name, (newest, heard, fresh))| (Arc::from(name), Observer { newest, heard, fresh }))
             .collect();
         Ok(anew)
+    }
+
+    /// After a [`restore`](Self::restore) in a process that was not running for a while: the pause is nobody's silence, and what was
+    /// recorded meanwhile is not from the future.
+    pub fn wake(&mut self) {
+        self.polled = Timestamp::NONE;
+        self.observers.values_mut().for_each(|observer| observer.fresh = true);
     }
 
     fn lateness_max(&self) -> Duration {

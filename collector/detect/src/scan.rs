@@ -41,6 +41,7 @@ pub(crate) fn is_probe(row: &Row, exclude: &Exclude) -> bool {
 pub(crate) fn is_countable(row: &Row, exclude: &Exclude) -> bool {
     !row.platform
         && row.source != row.destination
+        && row.source.is_some()
         && row.destination.is_some()
         && row.class != FlowClass::Multicast
         && !row.destination.is_multicast()

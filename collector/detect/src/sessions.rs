@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use spanwatch_common::cloud::{Action, Direction};
+use spanwatch_common::cloud::Action;
 use spanwatch_common::flow::protocol;
 
 use crate::counter::{Count, Counting, Key, Tally, Told};
@@ -23,7 +23,7 @@ use crate::indicators::Indicators;
 use crate::ports::PortSet;
 use crate::row::{Contact, Outcome, Part, Row};
 use crate::rules::Exclude;
-use crate::rules::watch_list::{WatchList, action_word, direction_word};
+use crate::rules::watch_list::{WatchList, facet_words};
 use crate::scan::is_countable;
 use crate::sweep::is_public_v4;
 
@@ -120,18 +120,14 @@ impl Counting for PortMisuse {
     fn subject(&self, key: &Key) -> Subject {
         let subject = Subject::host(key.source()).with_port(key.port).with_protocol(key.protocol);
         let (direction, action) = self.list.words(key.facet);
-        Subject { facet: Some(format!("{} {}", direction_word(direction), action_word(action))), ..subject }
+        Subject { facet: facet_words(direction, action), ..subject }
     }
 
     fn sentence(&self, key: &Key, _tally: &Tally<()>, told: &Told<'_>) -> String {
         let name = self.list.entry(key.facet).map_or("", |entry| &*entry.name);
         let service = service_name(key.protocol, key.port);
         let (direction, action) = self.list.words(key.facet);
-        let kind = match (direction, action) {
-            (Direction::Unknown, Action::Unknown) => String::new(),
-            (_, Action::Unknown) => format!(", {}", direction_word(direction)),
-            _ => format!(", {} {}", direction_word(direction), action_word(action)),
-        };
+        let kind = facet_words(direction, action).map_or(String::new(), |words| format!(", {words}"));
         let who = if key.source == 0 { "all hosts".to_owned() } else { key.source().to_string() };
         format!("{who} had {} sessions on {service} ({name}{kind}) {}", told.count, told.within)
     }

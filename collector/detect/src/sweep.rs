@@ -25,7 +25,7 @@ use crate::scan::{has_ports, is_countable, is_probe, outcome, service};
 /// KQL's `make_set(…, 100)` of AZ-06 stops here.
 const SWEEP_HOSTS_MAX: u64 = 100;
 /// A set of KQL is exact; beyond so many hosts in half a minute we are content with 0.8 %.
-const EXACT_HOSTS_MAX: usize = 65_536;
+const EXACT_HOSTS_MAX: usize = 16_384;
 
 /// Whether KQL's `ipv4_is_private(address) == false`: null for IPv6 and for a blank address, hence false here.
 pub(crate) fn is_public_v4(address: Address) -> bool {

@@ -92,21 +92,18 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
         self.open.values().flat_map(Map::values)
     }
 
-    /// Lets go of the keys whose `weight` is smallest, until an eighth of the room is free, none above `weight_max`.
+    /// Lets go of the keys whose `weight` is smallest, until an eighth of the room is free, none above `weight_max`. Keys of the
+    /// same weight go or stay together, so that it does not matter in which order they came.
     pub(crate) fn let_go(&mut self, weight_max: u64, weight: impl Fn(&T) -> u64) {
-        let enough = self.enough();
-        let mut quiet = 1.min(weight_max);
-        while self.state.keys > enough {
-            for keys in self.open.values_mut() {
-                let before = keys.len();
-                keys.retain(|_, value| weight(value) > quiet);
-                self.state.evicted += (before - keys.len()) as u64;
-                self.state.keys -= before - keys.len();
-            }
-            if quiet >= weight_max {
-                break;
-            }
-            quiet = (quiet + 1 + quiet / 2).min(weight_max);
+        let Some(surplus) = self.state.keys.checked_sub(self.enough()).filter(|&surplus| surplus > 0) else { return };
+        let mut weights: Vec<u64> = self.values().map(&weight).collect();
+        let (_, &mut cut, _) = weights.select_nth_unstable(surplus - 1);
+        let quiet = cut.min(weight_max);
+        for keys in self.open.values_mut() {
+            let before = keys.len();
+            keys.retain(|_, value| weight(value) > quiet);
+            self.state.evicted += (before - keys.len()) as u64;
+            self.state.keys -= before - keys.len();
         }
         self.crowded = self.state.keys >= self.keys_max;
     }
@@ -117,7 +114,12 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
 
     /// In a replay without room: the oldest window that has ended.
     pub(crate) fn pop_for_room(&mut self) -> Option<(Timestamp, Map<K, T>)> {
-        (self.mode == Mode::Replay && self.state.keys > self.enough()).then(|| self.pop_ended()).flatten()
+        (self.state.keys > self.enough()).then(|| self.pop_early()).flatten()
+    }
+
+    /// In a replay, for want of room elsewhere: the oldest window that has ended.
+    pub(crate) fn pop_early(&mut self) -> Option<(Timestamp, Map<K, T>)> {
+        (self.mode == Mode::Replay).then(|| self.pop_ended()).flatten()
     }
 
     /// Event time has reached `newest`.

@@ -100,7 +100,7 @@ impl Card {
     }
 }
 
-/// As bytes: how a counter travels between the parts of a query. First a byte that says which shape follows, then the exact
+/// As bytes: how a counter of the default accuracy travels between the parts of a query. First a byte that says which shape follows, then the exact
 /// values or the examples, 16 bytes each, then the registers of a sketch.
 impl Card {
     /// The counter as bytes, at most 17 KiB.

@@ -73,6 +73,14 @@ impl AlertFile {
         Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max, torn: false })
     }
 
+    /// Waits until everything that was put would survive a power cut.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Whether the path still names the open file: somebody may have removed or renamed it.
     fn is_current(&self) -> io::Result<bool> {
         let ours = self.file.metadata()?;

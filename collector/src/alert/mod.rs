@@ -8,7 +8,7 @@
 pub mod file;
 pub mod terminal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::Duration;
 
@@ -108,6 +108,14 @@ pub struct Alert {
     pub attack: Vec<String>,
 }
 
+impl Alert {
+    /// Whether `other` says the same about the same, whenever it was told.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let same_time = Self { told: other.told, ..self.clone() };
+        same_time == *other
+    }
+}
+
 /// Where alerts go.
 pub trait AlertSink: Send {
     /// Delivers `alert`.
@@ -124,8 +132,11 @@ pub struct AlertBook {
     held: BTreeMap<String, Held>,
     alerts_max: usize,
     forgotten: u64,
+    /// When alerts that the file has, but the book not yet again, were first detected: by id.
+    detected: HashMap<String, Timestamp>,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Held {
     alert: Alert,
     /// End of the newest window in which it was found.
@@ -166,7 +177,33 @@ impl Held {
 impl AlertBook {
     /// An empty book for at most `alerts_max` alerts (at least one).
     pub fn new(alerts_max: usize) -> Self {
-        Self { held: BTreeMap::new(), alerts_max: alerts_max.max(1), forgotten: 0 }
+        Self { held: BTreeMap::new(), alerts_max: alerts_max.max(1), forgotten: 0, detected: HashMap::new() }
+    }
+
+    /// How many alerts it may hold.
+    pub const fn alerts_max(&self) -> usize {
+        self.alerts_max
+    }
+
+    /// Everything held, for [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// None that a book can bring about; the encoder has a right to some.
+    pub fn snapshot(&self) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+        rmp_serde::to_vec_named(&self.held.values().collect::<Vec<_>>())
+    }
+
+    /// Goes on from an earlier [`snapshot`](Self::snapshot). An alert that is found anew, but stands in `written` already, keeps the time
+    /// of its detection.
+    ///
+    /// # Errors
+    /// The bytes are no snapshot of this version of the collector.
+    pub fn resume(&mut self, snapshot: &[u8], written: &[Alert]) -> Result<(), rmp_serde::decode::Error> {
+        for held in rmp_serde::from_slice::<Vec<Held>>(snapshot)? {
+            self.insert(held);
+        }
+        self.detected = written.iter().map(|alert| (alert.id.clone(), alert.detected)).collect();
+        Ok(())
     }
 
     /// Takes over what an earlier run told: `lines` in the order in which they were written.
@@ -231,8 +268,10 @@ impl AlertBook {
 
     fn open(&mut self, finding: &Finding, subject: String, now: Timestamp) -> Alert {
         let Finding { rule, window, .. } = finding;
+        let id = id(rule.id, rule.variant, &subject, *window);
         let alert = Alert {
-            id: id(rule.id, rule.variant, &subject, *window),
+            detected: self.detected.remove(&id).unwrap_or(now),
+            id,
             rule: rule.id.to_owned(),
             variant: rule.variant,
             title: rule.title.to_owned(),
@@ -243,7 +282,6 @@ impl AlertBook {
             subject,
             first: finding.first,
             last: finding.last,
-            detected: now,
             told: now,
             sentence: finding.sentence.clone(),
             score: finding.score,

@@ -1,139 +1,111 @@
-//! `spanwatch-collector detect`: recorded flows through the detectors. The same file gives the same bytes, today and next year.
+//! `spanwatch-collector detect`: recorded flows through the detectors, and what they found. The same file gives the same bytes, today
+//! and next year.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use spanwatch_common::text;
 
 use super::alerts::table;
-use crate::alert::file::next_line;
-use crate::alert::{Alert, AlertBook};
-use crate::detect::{Detection, Finding, Mode, RuleFile};
-
-/// What records from a file are said to be seen by.
-const OBSERVER: &str = "replay";
-/// Alerts held at once. A replay that raises more is told so.
-const ALERTS_MAX: usize = 1_000_000;
-/// Findings are merged after this many records.
-const TURN: u64 = 4_096;
+use super::findings;
+use super::replay::{Keep, Replay, replay};
+use crate::config::Config;
+use crate::detect::{RuleFile, Variant};
+use crate::ingest::recorded::InputArgs;
 
 /// What `detect` is told.
 #[derive(Clone, Debug, Args)]
 pub struct DetectArgs {
-    /// Records as JSON lines; - for standard input.
-    pub file: PathBuf,
-    /// Rule file, or a directory of them; the built-in rules when absent.
-    #[arg(long)]
+    /// What to read.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Rule file, or a directory of which every *.toml counts; the rules that come with the collector when absent.
+    #[arg(long, value_name = "FILE|DIR")]
     pub rules: Option<PathBuf>,
+    /// Switch this form of every rule on, and the other one off, whatever the rule files say. Without it they decide.
+    #[arg(long, value_enum)]
+    pub variant: Option<VariantChoice>,
+    /// Only these rules, such as AZ-05,AZ-06.
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    pub rule: Vec<String>,
     /// How to print.
-    #[arg(long, value_enum, default_value_t = DetectFormat::Jsonl)]
+    #[arg(long, value_enum, default_value_t = DetectFormat::Table)]
     pub format: DetectFormat,
 }
 
-/// How to print alerts.
+/// Which forms of the rules to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VariantChoice {
+    /// As the public KQL computes, to the row: for comparison with Azure.
+    Exact,
+    /// With the public rules' blind spots and false alarms mended.
+    Fixed,
+    /// Both, side by side.
+    Both,
+}
+
+/// How to print what was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DetectFormat {
-    /// One JSON object per line.
-    Jsonl,
-    /// For people.
+    /// Alerts for people: what belongs together in one line.
     Table,
+    /// Alerts as JSON, one per line, as in the alert file.
+    Alerts,
+    /// Findings as JSON, one line per rule, key and bin: rule, variant, the key (src, dst, dport, proto, vm, service, observer,
+    /// facet, as far as the rule has them), binStart, value and threshold; for programs, and for comparison with Azure.
+    Jsonl,
 }
 
-/// Reads, detects, prints.
+/// Reads, detects, prints. What was not looked at is told on standard error.
 ///
 /// # Errors
-/// The rule file (a `SettingsError`, for exit code 78) or the records cannot be read, or a line is no record. A closed output is no error.
-pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
-    let rules = rules(args.rules.as_deref())?;
-    let stdin = args.file.as_os_str() == "-";
-    let name = if stdin { "standard input".to_owned() } else { args.file.display().to_string() };
-    let mut input: Box<dyn BufRead> = if stdin {
-        Box::new(BufReader::with_capacity(1 << 18, io::stdin()))
-    } else {
-        Box::new(BufReader::with_capacity(1 << 18, File::open(&args.file).with_context(|| format!("open {name}"))?))
-    };
-    let alerts = detect(&rules, &name, &mut input)?;
+/// The rules have a mistake (a `SettingsError`, for exit code 78), there is nothing to read, or a file could not be read to its end.
+/// A closed output is no error.
+pub fn run(args: &DetectArgs, config: &Config) -> anyhow::Result<()> {
+    let mut rules = rules(args.rules.as_deref())?;
+    choose(&mut rules, args)?;
+    let keep = if args.format == DetectFormat::Jsonl { Keep::Findings } else { Keep::Alerts };
+    let replay = replay(&args.inputs, &rules, config.sites()?, keep)?;
+    eprint!("{}", replay.losses());
     let mut out = BufWriter::new(io::stdout().lock());
-    match print(&alerts, args.format, &mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write the alerts"),
-        _ => Ok(()),
+    match print(&replay, args.format, &mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error).context("write what was found"),
+        _ => {}
+    }
+    match replay.account.files_failed {
+        0 => Ok(()),
+        failed => bail!("{failed} of the files could not be read to their end; what was found is in what could be read"),
     }
 }
 
-/// The rules of `path`, or the built-in ones.
+/// The rules of `path`, a file or a directory, or those that come with the collector.
 ///
 /// # Errors
-/// The file cannot be read, or is wrong at a place that the error names.
+/// A file cannot be read, or is wrong at a place that the error names.
 pub fn rules(path: Option<&Path>) -> anyhow::Result<RuleFile> {
-    let Some(path) = path else { return Ok(RuleFile::default()) };
-    Ok(RuleFile::load(path)?)
+    path.map_or_else(|| Ok(RuleFile::default()), |path| Ok(RuleFile::load(path)?))
 }
 
-fn detect(rules: &RuleFile, name: &str, input: &mut impl BufRead) -> anyhow::Result<Vec<Alert>> {
-    let mut detection = Detection::new(rules, Mode::Replay);
-    let mut book = AlertBook::new(ALERTS_MAX);
-    let mut told = Vec::new();
-    let mut ended: BTreeMap<String, Alert> = BTreeMap::new();
-    let mut findings = Vec::new();
-    let mut line = Vec::new();
-    let mut number = 0;
-    while next_line(input, &mut line).with_context(|| format!("read {name}"))? {
-        number += 1;
-        let Ok(text) = std::str::from_utf8(&line).map(str::trim) else {
-            bail!("{name}:{number}: not text; make records of a capture with `spanwatch-sensor replay`");
-        };
-        if text.is_empty() {
-            continue;
-        }
-        match text::read_json(text) {
-            Ok(record) => detection.observe(OBSERVER, &record),
-            Err(error) => bail!("{name}:{number}: {error}"),
-        }
-        if number % TURN == 0 {
-            detection.drain(&mut findings);
-            merge(&mut book, &mut findings, &mut told);
-            ended.extend(told.drain(..).map(|alert| (alert.id.clone(), alert)));
-        }
+/// Switches on and off what was typed.
+fn choose(rules: &mut RuleFile, args: &DetectArgs) -> anyhow::Result<()> {
+    match args.variant {
+        None => {}
+        Some(VariantChoice::Exact) => rules.set_variants(&[Variant::Exact]),
+        Some(VariantChoice::Fixed) => rules.set_variants(&[Variant::Fixed]),
+        Some(VariantChoice::Both) => rules.set_variants(&[Variant::Exact, Variant::Fixed]),
     }
-    detection.finish(&mut findings);
-    merge(&mut book, &mut findings, &mut told);
-    // Only now, so that which alerts are closed depends on the records and not on their order.
-    book.expire(detection.watermark(), detection.watermark(), &mut told);
-    ended.extend(told.into_iter().chain(book.alerts().cloned()).map(|alert| (alert.id.clone(), alert)));
-    report_losses(&detection, &book);
-    let mut alerts: Vec<Alert> = ended.into_values().collect();
-    alerts.sort_by(|a, b| (a.first, &a.rule, a.variant, &a.subject).cmp(&(b.first, &b.rule, b.variant, &b.subject)));
-    Ok(alerts)
+    if args.rule.is_empty() {
+        return Ok(());
+    }
+    rules.keep_only(&args.rule).map_err(anyhow::Error::msg)
 }
 
-/// In a replay an alert is detected when its window ends: the file knows no other clock.
-fn merge(book: &mut AlertBook, findings: &mut Vec<Finding>, told: &mut Vec<Alert>) {
-    for finding in findings.drain(..) {
-        book.take(&finding, finding.window.end, told);
-    }
-}
-
-/// What was not looked at, on standard error.
-fn report_losses(detection: &Detection, book: &AlertBook) {
-    for state in detection.states().filter(|state| state.late + state.evicted + state.refused > 0) {
-        eprintln!(
-            "{} {}: {} records came too late (raise lateness_secs), {} keys were let go and {} records refused (raise keys_max)",
-            state.rule, state.variant, state.late, state.evicted, state.refused
-        );
-    }
-    if book.forgotten() > 0 {
-        eprintln!("more than {ALERTS_MAX} alerts: {} were forgotten before the end", book.forgotten());
-    }
-}
-
-fn print(alerts: &[Alert], format: DetectFormat, out: &mut impl Write) -> io::Result<()> {
+fn print(replay: &Replay, format: DetectFormat, out: &mut impl Write) -> io::Result<()> {
     match format {
-        DetectFormat::Table => out.write_all(table(alerts).as_bytes()),
-        DetectFormat::Jsonl => alerts.iter().try_for_each(|alert| writeln!(out, "{}", serde_json::to_string(alert)?)),
+        DetectFormat::Table => out.write_all(table(&replay.alerts).as_bytes()),
+        DetectFormat::Alerts => replay.alerts.iter().try_for_each(|alert| writeln!(out, "{}", serde_json::to_string(alert)?)),
+        DetectFormat::Jsonl => findings::print(&replay.lines, out),
     }
 }
 
@@ -141,6 +113,7 @@ fn print(alerts: &[Alert], format: DetectFormat, out: &mut impl Write) -> io::Re
 mod tests {
     use spanwatch_common::flow::{FlowRecord, FlowState, protocol, tcp};
     use spanwatch_common::net::Address;
+    use spanwatch_common::text;
     use spanwatch_common::time::Timestamp;
 
     use super::*;
@@ -171,11 +144,24 @@ mod tests {
             .collect()
     }
 
-    fn output(lines: &[String]) -> String {
-        let alerts = detect(&RuleFile::default(), "test", &mut lines.concat().as_bytes()).expect("records");
+    /// What is printed for a file that holds `text`, and what is said on standard error.
+    fn detect(text: &str, variant: Option<VariantChoice>, format: DetectFormat) -> (String, String) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("a file");
+        let inputs = InputArgs { inputs: vec![file.path().display().to_string()], ta_parity: false };
+        let args = DetectArgs { inputs, rules: None, variant, rule: vec!["az-01".to_owned()], format };
+        let mut rules = rules(None).expect("our own");
+        choose(&mut rules, &args).expect("AZ-01 exists");
+        let replay = replay(&args.inputs, &rules, crate::detect::Sites::default(), Keep::Both).expect("a file");
         let mut out = Vec::new();
-        print(&alerts, DetectFormat::Jsonl, &mut out).expect("memory");
-        String::from_utf8(out).expect("text")
+        print(&replay, format, &mut out).expect("memory");
+        (String::from_utf8(out).expect("text"), replay.losses())
+    }
+
+    fn output(lines: &[String]) -> String {
+        let (said, losses) = detect(&lines.concat(), None, DetectFormat::Alerts);
+        assert_eq!(losses, "");
+        said
     }
 
     #[test]
@@ -191,12 +177,29 @@ mod tests {
     }
 
     #[test]
+    fn findings_are_a_line_per_rule_key_and_bin_in_the_form_that_was_asked_for() {
+        let text = lines().concat();
+        let (fixed, _) = detect(&text, None, DetectFormat::Jsonl);
+        // Of three contacts a second every seventh is the scanner's: 26 in a minute, or 25, each to another host.
+        assert_eq!(fixed.lines().count(), 10, "{fixed}");
+        let first = "{\"rule\":\"AZ-01\",\"variant\":\"fixed\",\"src\":\"10.0.0.9\",\"binStart\":\"2026-11-21T10:00:00Z\",\
+                     \"value\":26,\"threshold\":6}";
+        assert_eq!(fixed.lines().next(), Some(first));
+        // The exact form counts the others as well: five sources in each of ten minutes, and the scanner.
+        let (exact, _) = detect(&text, Some(VariantChoice::Exact), DetectFormat::Jsonl);
+        assert_eq!(exact.lines().count(), 60, "{exact}");
+        assert!(exact.lines().all(|line| line.contains("\"variant\":\"exact\"")));
+        let (both, _) = detect(&text, Some(VariantChoice::Both), DetectFormat::Jsonl);
+        assert_eq!(both, exact + &fixed);
+    }
+
+    #[test]
     fn a_line_that_is_no_record_is_named() {
         let mut lines = lines();
         lines.truncate(2);
         lines.push("\n{\"flowState\":\"Begin\"}\n".to_owned());
-        let error = detect(&RuleFile::default(), "x.jsonl", &mut lines.concat().as_bytes()).expect_err("line 4");
-        assert!(error.to_string().starts_with("x.jsonl:4: flowStartNanoseconds is missing"), "{error}");
+        let (_, losses) = detect(&lines.concat(), None, DetectFormat::Alerts);
+        assert!(losses.contains(":4: flowStartNanoseconds is missing"), "{losses}");
     }
 
     #[test]

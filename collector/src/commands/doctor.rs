@@ -1,14 +1,20 @@
 //! `spanwatch-collector doctor`: everything that a running collector needs, and what to do about what is missing.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use spanwatch_common::checkup::{self, Check};
 use spanwatch_common::time::Timestamp;
 
 use crate::config::Config;
+use crate::ingest::azure::secret::Credential;
+use crate::ingest::azure::settings::AzureSettings;
 use crate::ingest::tls;
 use crate::pki::Pki;
 use crate::run::clock;
@@ -18,6 +24,9 @@ const FREE_WARN: u64 = 10 << 30;
 const FREE_FAIL: u64 = 256 << 20;
 /// Certificates that end within this many days deserve a word.
 const DAYS_WARN: i64 = 45;
+/// How long a running collector may take to answer, and how much it may say.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const ANSWER_LEN_MAX: u64 = 16 << 20;
 /// Files that a collector has open beside its connections.
 const FILES_RESERVE: u64 = 512;
 
@@ -38,12 +47,16 @@ pub fn examine(config: &Config, now: Timestamp) -> Vec<Check> {
     let mut checks =
         vec![directory("store", &config.store.directory), free_space(&config.store.directory), directory("alerts", &alerts)];
     checks.extend(certificates(&Pki::new(&config.pki.directory), &config.pki.directory, now));
+    checks.extend(config.azure.iter().filter_map(credential));
     checks.push(port("sensors", &config.ingest.listen, "ingest.listen"));
     if !config.metrics.listen.is_empty() {
         checks.push(port("metrics", &config.metrics.listen, "metrics.listen"));
     }
     checks.push(open_files(config.ingest.connections_max as u64));
     checks.push(time_service());
+    if let Ok(address) = config.metrics.listen.parse() {
+        checks.extend(rules_in_force(address));
+    }
     checks
 }
 
@@ -80,6 +93,26 @@ fn free_space(path: &Path) -> Check {
         FREE_FAIL..FREE_WARN => Check::warn(name, says, remedy),
         _ => Check::ok(name, says),
     }
+}
+
+/// Whether the credential of a container that is followed can be read.
+fn credential(container: &AzureSettings) -> Option<Check> {
+    let file = &container.credential_file;
+    if file.as_os_str().is_empty() {
+        return None;
+    }
+    let others_read = fs::metadata(file).is_ok_and(|metadata| metadata.mode() & 0o077 != 0);
+    Some(match Credential::read(file) {
+        Ok(_) if others_read => Check::warn(
+            "azure",
+            format!("{} can be read by other users of this machine", file.display()),
+            format!("chmod 600 {}", file.display()),
+        ),
+        Ok(_) => Check::ok("azure", format!("{} can be read for {}", file.display(), container.name)),
+        Err(error) => {
+            Check::fail("azure", format!("{error:#}"), "then check it with: spanwatch-collector import --dry-run az://…")
+        }
+    })
 }
 
 /// The files of the authority, whether they fit together, and the days that they have left.
@@ -120,13 +153,58 @@ fn certificates(pki: &Pki, directory: &Path, now: Timestamp) -> Vec<Check> {
 fn port(name: &'static str, address: &str, key: &str) -> Check {
     match TcpListener::bind(address) {
         Ok(_) => Check::ok(name, format!("{address} is free")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Check::warn(
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Check::warn(
             name,
             format!("{address} is in use"),
             format!("fine if that is the running collector; else `ss -ltnp` shows by whom, or change `{key}`"),
         ),
         Err(error) => Check::fail(name, format!("{address}: {error}"), format!("change `{key}`")),
     }
+}
+
+/// What a running collector says of each of its rules. Nothing when there is none.
+fn rules_in_force(metrics: SocketAddr) -> Vec<Check> {
+    let Ok(page) = get(metrics, "/metrics") else { return Vec::new() };
+    let mut checks: Vec<Check> = detectors(&page)
+        .into_iter()
+        .map(|(rule, [keys, late, evicted, refused])| {
+            let says = format!("{rule}: {keys} keys held, {late} late, {evicted} evicted, {refused} refused");
+            match (late, evicted + refused) {
+                (0, 0) => Check::ok("rule", says),
+                (_, 0) => Check::warn("rule", says, "raise its lateness_secs, or look whether the clocks of the sensors agree"),
+                _ => Check::warn("rule", says, "raise its keys_max: what was let go was not looked at"),
+            }
+        })
+        .collect();
+    if let Some((_, error)) = get(metrics, "/healthz").ok().as_deref().and_then(|page| page.split_once("rules of before: ")) {
+        let remedy = "spanwatch-collector rules test; then systemctl reload spanwatch-collector";
+        checks.push(Check::warn("rules", format!("the running collector has those of before: {}", error.trim()), remedy));
+    }
+    checks
+}
+
+/// Keys, late, evicted and refused of each detector on a page of `/metrics`.
+fn detectors(page: &str) -> BTreeMap<String, [u64; 4]> {
+    const NAMES: [&str; 4] = ["detector_keys", "detector_late_total", "detector_evicted_total", "detector_refused_total"];
+    let mut detectors: BTreeMap<String, [u64; 4]> = BTreeMap::new();
+    for line in page.lines() {
+        let place = NAMES.iter().position(|name| line.strip_prefix("spanwatch_").is_some_and(|rest| rest.starts_with(name)));
+        let mut quoted = line.split('"').skip(1).step_by(2);
+        let (Some(place), Some(rule), Some(variant)) = (place, quoted.next(), quoted.next()) else { continue };
+        let value = line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0);
+        detectors.entry(format!("{rule} {variant}")).or_default()[place] = value;
+    }
+    detectors
+}
+
+/// A page of the collector that runs on this machine.
+fn get(from: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&from, ANSWER_LIMIT)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {from}\r\n\r\n")?;
+    let mut page = String::new();
+    stream.take(ANSWER_LEN_MAX).read_to_string(&mut page)?;
+    Ok(page)
 }
 
 fn open_files(connections_max: u64) -> Check {
@@ -195,5 +273,35 @@ mod tests {
         assert_eq!(verdicts(0), [Verdict::Ok; 3]);
         assert_eq!(verdicts(700), [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
         assert_eq!(verdicts(731), [Verdict::Ok, Verdict::Fail, Verdict::Fail]);
+    }
+    #[test]
+    fn each_rule_of_a_running_collector_is_shown_and_what_it_lost_deserves_a_word() {
+        let vitals = crate::metrics::Vitals::default();
+        let state = |rule, keys, evicted| crate::detect::State {
+            rule,
+            variant: crate::detect::Variant::Fixed,
+            keys,
+            late: 0,
+            evicted,
+            refused: 0,
+        };
+        vitals.detect().detectors = vec![state("AZ-01", 12, 0), state("AZ-02", 7, 3)];
+        let page = vitals.render();
+        let expected = [("AZ-01 fixed".to_owned(), [12, 0, 0, 0]), ("AZ-02 fixed".to_owned(), [7, 0, 3, 0])];
+        assert_eq!(detectors(&page), BTreeMap::from(expected));
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            for body in [page, "ok, but with the rules of before: r.toml:2:1: no\n".to_owned()] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 512];
+                let _ = stream.read(&mut request).unwrap();
+                write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}").unwrap();
+            }
+        });
+        let verdicts: Vec<Verdict> = rules_in_force(address).iter().map(|check| check.verdict).collect();
+        server.join().unwrap();
+        assert_eq!(verdicts, [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
     }
 }

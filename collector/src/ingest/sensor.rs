@@ -301,12 +301,10 @@ impl Ingest {
     /// Passes a batch on if it is new. Waits while the store is behind, and with it the sensor.
     async fn take(&self, batch: Batch, session: &Session) -> Option<End> {
         let Some(place) = self.outlets.place(batch.records.len()).await else { return Some(End::Done) };
-        match self.registry.admit(session, &batch) {
-            Admission::New => place.send(batch),
-            Admission::Repeat => {}
-            Admission::Superseded => return Some(superseded()),
+        match place.send_if_new(batch, |batch| self.registry.admit(session, batch)) {
+            Admission::New | Admission::Repeat => None,
+            Admission::Superseded => Some(superseded()),
         }
-        None
     }
 
     /// The next message.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::ingest::{Arrival, Inquiry, LaterStart, stopped};
+use crate::ingest::{Arrival, Inquiry, LaterStart, ToStore, stopped};
 use crate::metrics::Vitals;
 use crate::store::{Pushed, Store, StoreError};
 
@@ -27,7 +27,7 @@ struct Keeper {
 pub(super) async fn keep(
     store: Store,
     interval: Duration,
-    mut arrivals: mpsc::Receiver<Arrival>,
+    mut arrivals: mpsc::Receiver<ToStore>,
     mut inquiries: mpsc::Receiver<Inquiry>,
     vitals: Arc<Vitals>,
     mut stopping: watch::Receiver<bool>,
@@ -37,7 +37,7 @@ pub(super) async fn keep(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some(arrival) = arrivals.recv(), if keeper.held.is_none() => keeper.take(arrival).await,
+            Some(next) = arrivals.recv(), if keeper.held.is_none() => keeper.next(next).await,
             Some(inquiry) = inquiries.recv() => keeper.answer(inquiry).await,
             _ = ticks.tick() => keeper.tick().await,
             () = stopped(&mut stopping) => break,
@@ -45,8 +45,8 @@ pub(super) async fn keep(
         keeper.report();
     }
     while keeper.held.is_none() {
-        let Ok(arrival) = arrivals.try_recv() else { break };
-        keeper.take(arrival).await;
+        let Ok(next) = arrivals.try_recv() else { break };
+        keeper.next(next).await;
     }
     keeper.commit().await;
     if keeper.store.buffered_rows() > 0 {
@@ -57,6 +57,25 @@ pub(super) async fn keep(
 }
 
 impl Keeper {
+    async fn next(&mut self, next: ToStore) {
+        match next {
+            ToStore::Batch(arrival) => self.take(arrival).await,
+            ToStore::Cut(reply) => self.cut(reply).await,
+        }
+    }
+
+    /// Commits everything that came before. When that fails the cut is void: what comes next would be in the same commit.
+    async fn cut(&mut self, reply: oneshot::Sender<u64>) {
+        self.commit().await;
+        if self.store.buffered_rows() > 0 || self.failures > 0 {
+            return;
+        }
+        match self.store.version().await {
+            Ok(version) => drop(reply.send(version)), // whoever asked may have stopped waiting
+            Err(error) => self.failed(&error),
+        }
+    }
+
     async fn take(&mut self, arrival: Arrival) {
         match self.store.push(Arc::clone(&arrival.batch)).await {
             Ok(Pushed::New) => {

@@ -3,11 +3,15 @@
 //! ```text
 //! sensors ═ TLS ═ ingest ──batches──▷ keep: push, commit every few seconds ──marks──▷ registry ──▷ acknowledgements
 //!                    └─────batches──▷ watch: observe at once, poll ──findings──▷ alert book ──▷ file, terminal
+//!                    └─────a cut now and then through both ──version, snapshot──▷ checkpoint
 //! ```
 //! Both ways are bounded. When the disk takes nothing, `keep` holds what it has, takes nothing more, acknowledges nothing and
 //! tries again; ingest then stops reading, and the sensors keep their records. Nothing acknowledged is ever lost.
 
+mod checkpoint;
 mod keep;
+#[cfg(test)]
+mod tests;
 mod watch_records;
 
 use std::io;
@@ -19,16 +23,18 @@ use anyhow::Context;
 use spanwatch_common::time::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::detect::RuleFile;
+use crate::ingest::azure::tail;
 use crate::ingest::{self, sensor, tls};
 use crate::metrics::{self, Vitals};
 use crate::pki::Pki;
 use crate::store::{self, Store, StoreSettings};
 
+use self::checkpoint::{Checkpoint, Checkpoints};
 use self::watch_records::Watch;
 
 /// How long conversations with sensors may take to end.
@@ -45,7 +51,10 @@ pub struct Collector {
     pub sensors: SocketAddr,
     /// Where the metrics are, if anywhere.
     pub metrics: Option<SocketAddr>,
+    config: Config,
     vitals: Arc<Vitals>,
+    reloads: mpsc::Sender<RuleFile>,
+    checkpoints: Checkpoints,
     stop: watch::Sender<bool>,
     ingest: JoinHandle<()>,
     keep: JoinHandle<()>,
@@ -53,7 +62,7 @@ pub struct Collector {
     background: Vec<JoinHandle<()>>,
 }
 
-/// Runs until SIGINT or SIGTERM, then stops in order.
+/// Runs until SIGINT or SIGTERM, then stops in order. On SIGHUP it reads the rules again.
 ///
 /// # Errors
 /// Something that the collector cannot start without: a port, a certificate, the store, the alert file. Or a part of it panicked:
@@ -61,11 +70,15 @@ pub struct Collector {
 pub async fn run(config: Config, rules: RuleFile) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let collector = Collector::start(config, &rules).await?;
-    let whole = tokio::select! {
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => true,
-        () = collector.broken() => false,
+    let whole = loop {
+        tokio::select! {
+            _ = interrupt.recv() => break true,
+            _ = terminate.recv() => break true,
+            _ = hangup.recv() => collector.reload().await,
+            () = collector.broken() => break false,
+        }
     };
     tracing::info!("stopping: committing what has arrived");
     collector.stop().await;
@@ -85,10 +98,19 @@ impl Collector {
             "" => None,
             address => Some(listen(address, "metrics.listen").await?),
         };
-        let watch_records = Watch::new(rules, &config.alerts)?;
+        let sites = config.sites()?;
         let store = Store::open(config.store.clone()).await?;
+        let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts)?;
+        match resume(&mut watch_records, &config.store).await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!("the detectors start anew, without what they had learned: {error:#}");
+                watch_records = Watch::new(rules, sites, &config.alerts)?;
+            }
+        }
 
         let vitals = Arc::new(Vitals::default());
+        vitals.detect().rules_loaded_at = clock();
         let (outlets, inlets) = ingest::outlets();
         let (stop, stopping) = watch::channel(false);
         let (sensors, metrics) = (listener.local_addr()?, metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?);
@@ -102,17 +124,26 @@ impl Collector {
             stopping.clone(),
         );
         let keep = tokio::spawn(keep);
-        let watch = tokio::spawn(watch_records.run(inlets.detect, Arc::clone(&vitals), stopping.clone()));
+        let (reloads, new_rules) = mpsc::channel(1);
+        let watch = tokio::spawn(watch_records.run(inlets.detect, new_rules, Arc::clone(&vitals), stopping.clone()));
+        let checkpoints =
+            Checkpoints { outlets: outlets.clone(), directory: config.store.directory.clone(), vitals: Arc::clone(&vitals) };
+        let interval = Duration::from_secs(config.detect.checkpoint_interval_secs);
+        let mut background = vec![tokio::spawn(checkpoints.clone().run(interval, stopping.clone()))];
+        for container in config.azure.clone() {
+            let (store, outlets, vitals) = (config.store.clone(), outlets.clone(), Arc::clone(&vitals));
+            background.push(tokio::spawn(tail::follow(container, store, outlets, vitals, clock, stopping.clone())));
+        }
         let ingest = tokio::spawn(sensor::serve(
             listener,
             tls,
-            config.ingest,
+            config.ingest.clone(),
             Arc::clone(&vitals.registry),
             outlets,
             Arc::clone(&vitals.door),
             stopping,
         ));
-        let mut background = vec![tokio::spawn(upkeep(config.store, Arc::clone(&vitals)))];
+        background.push(tokio::spawn(upkeep(config.store.clone(), Arc::clone(&vitals))));
         if let Some(listener) = metrics_listener {
             let router = metrics::router(Arc::clone(&vitals));
             background.push(tokio::spawn(async move {
@@ -125,7 +156,32 @@ impl Collector {
             Some(metrics) => tracing::info!("listening for sensors on {sensors}; metrics on http://{metrics}/metrics"),
             None => tracing::info!("listening for sensors on {sensors}"),
         }
-        Ok(Self { sensors, metrics, vitals, stop, ingest, keep, watch, background })
+        Ok(Self { sensors, metrics, config, vitals, reloads, checkpoints, stop, ingest, keep, watch, background })
+    }
+
+    /// Reads the rules again and puts them into force. With a mistake in them the old ones stay, and the log, `/healthz` and
+    /// `/metrics` say so.
+    pub async fn reload(&self) {
+        match self.config.rules() {
+            Ok(rules) => {
+                if self.reloads.send(rules).await.is_ok() {
+                    let mut vitals = self.vitals.detect();
+                    (vitals.rules_loaded_at, vitals.rules_error) = (clock(), None);
+                }
+            }
+            Err(error) => {
+                tracing::error!("the rules of before stay in force: {error}");
+                self.vitals.detect().rules_error = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Writes what the detectors have learned beside the records, now. False when store or detectors had a reason not to.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn checkpoint(&self) -> io::Result<bool> {
+        self.checkpoints.make().await
     }
 
     /// The collector's numbers.
@@ -142,6 +198,11 @@ impl Collector {
 
     /// Stops accepting, commits what has arrived, acknowledges it, and ends.
     pub async fn stop(self) {
+        if let Err(error) = self.checkpoint().await {
+            tracing::warn!(
+                "what the detectors have learned cannot be written: {error}; the next start looks at older records again"
+            );
+        }
         self.stop.send_replace(true);
         // A task that panicked has said so; the others still end in order.
         let _ = self.keep.await;
@@ -153,6 +214,26 @@ impl Collector {
             let _ = task.await;
         }
     }
+}
+
+/// Brings the detectors to where the records are: back to the last checkpoint, then over every record that came after it.
+async fn resume(watch: &mut Watch, settings: &StoreSettings) -> anyhow::Result<()> {
+    let Some(checkpoint) = Checkpoint::read(&settings.directory).context("read the checkpoint")? else { return Ok(()) };
+    let anew = watch.resume(&checkpoint.snapshot)?;
+    let mut records = 0_u64;
+    let mut look = |sensor: &str, record| {
+        watch.observe(sensor, &record);
+        records += 1;
+        Ok(())
+    };
+    // Containers that are followed go before the detectors; what `import` brought in by hand never does.
+    let followed = |import: &str| import.starts_with(tail::IMPORT_PREFIX);
+    store::added_since(settings, checkpoint.version, &followed, &mut look).await?;
+    tracing::info!("the detectors go on where they were; {records} records since the last checkpoint were looked at again");
+    if !anew.is_empty() {
+        tracing::info!("{} start anew, because their settings have changed", anew.join(", "));
+    }
+    Ok(())
 }
 
 async fn listen(address: &str, key: &str) -> anyhow::Result<TcpListener> {

@@ -11,7 +11,7 @@
 //! * [`Importer`] — what flow logs are imported with, beside a running collector or in it
 //! * [`upkeep`] — merging small files, dropping old ones, tidying the log
 //! * [`query`] — SQL for people and programs, beside a running collector
-//! * [`records`] — flow records read back
+//! * [`records`] — flow records read back; [`added_since`] — those that came after a certain commit
 //!
 //! # A batch's life
 //! [`Store::push`] takes a batch into memory, or says that it is a repeat. [`Store::commit`] sorts what has gathered by time,
@@ -34,6 +34,7 @@ mod read;
 mod render;
 mod schema;
 mod settings;
+mod since;
 mod table;
 mod upkeep;
 
@@ -52,6 +53,7 @@ pub use query::query;
 pub use read::records;
 pub use render::Format;
 pub use settings::StoreSettings;
+pub use since::added_since;
 pub use table::Mark;
 pub use upkeep::{Upkeep, upkeep};
 
@@ -201,6 +203,17 @@ impl Store {
         self.rows += batch.records.len();
         self.batches.push(batch);
         Ok(Pushed::New)
+    }
+
+    /// The newest version of the table, whoever made it.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn version(&mut self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async {
+            self.table.refresh().await?;
+            Ok(self.table.state.version())
+        })
     }
 
     /// Records that wait for a commit.

@@ -110,13 +110,17 @@ async fn hours(wanted: DataFrame) -> Result<Vec<Expr>, StoreError> {
 
 /// Makes records of columns: the sensor's name, then [`COLUMNS`].
 #[derive(Default)]
-struct Reader {
+pub(crate) struct Reader {
     /// Names that were read before.
     contexts: HashMap<CloudContext, Arc<CloudContext>>,
 }
 
 impl Reader {
-    fn read(&mut self, batch: &RecordBatch, take: &mut dyn FnMut(&str, FlowRecord) -> io::Result<()>) -> Result<(), StoreError> {
+    pub(crate) fn read(
+        &mut self,
+        batch: &RecordBatch,
+        take: &mut dyn FnMut(&str, FlowRecord) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let trouble = |error: ArrowError| StoreError::Query(error.to_string());
         let mut records: Vec<FlowRecord> = vec![FlowRecord { protocol: LAYER2, ..FlowRecord::default() }; batch.num_rows()];
         let mut clouds: Vec<Option<(Cloud, CloudContext)>> = vec![None; batch.num_rows()];

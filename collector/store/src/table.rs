@@ -30,6 +30,10 @@ use super::durable::DurableStore;
 use super::error::StoreError;
 use super::schema::{self, COLUMNS, FileBytes};
 
+/// What the marks of sensors and of imports begin with.
+pub(crate) const SEQUENCE: &str = "spanwatch/sequence/";
+pub(crate) const IMPORT: &str = "spanwatch/import/";
+
 /// Where creating and changing the table is locked, for moments.
 const CHANGE_LOCK: &str = ".change.lock";
 
@@ -288,11 +292,11 @@ fn boot_id(sensor: &str) -> String {
 }
 
 fn sequence_id(sensor: &str) -> String {
-    format!("spanwatch/sequence/{sensor}")
+    format!("{SEQUENCE}{sensor}")
 }
 
 fn import_id(name: &str) -> String {
-    format!("spanwatch/import/{name}")
+    format!("{IMPORT}{name}")
 }
 
 #[cfg(test)]

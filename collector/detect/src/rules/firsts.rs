@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::common::{Mistake, PortRange, Rule, settings, shared_parts, within};
 use crate::catalogue::Entry;
 use crate::finding::{RuleCard, Variant};
+use crate::ports::PortSet;
 use crate::series::bins::Binned;
 use crate::series::firsts::Firsts;
 use crate::{Detector, Mode};
@@ -85,7 +86,7 @@ macro_rules! firsts_rule {
 
             fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector> {
                 let common = self.common_settings();
-                let common_ports: fn(&Self) -> Vec<PortRange> = $common_ports;
+                let common_ports: fn(&Self) -> PortSet = $common_ports;
                 let rule = Firsts {
                     card: Arc::new(card.clone()),
                     destinations: $destinations,
@@ -102,5 +103,5 @@ macro_rules! firsts_rule {
     };
 }
 
-firsts_rule!(NewDestination, true, |_| Vec::new());
-firsts_rule!(NewPort, false, |rule| rule.common_ports.clone());
+firsts_rule!(NewDestination, true, |_| PortSet::default());
+firsts_rule!(NewPort, false, |rule| PortSet::of(&rule.common_ports));

@@ -179,8 +179,8 @@ macro_rules! rules {
 
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
-    ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
+    ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),

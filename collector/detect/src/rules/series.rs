@@ -7,12 +7,13 @@ use spanwatch_kql::Compat;
 use super::common::{Mistake, PortRange, Rule, settings, shared_parts, within, within_f64};
 use crate::catalogue::Entry;
 use crate::finding::{RuleCard, Variant};
+use crate::ports::PortSet;
 use crate::series::bins::Binned;
+use crate::series::common_ports::CommonPort;
+use crate::series::daily::Daily;
 use crate::series::outbound::Outbound;
-use crate::series::ports::Ports;
 use crate::series::ranking::Ranking;
 use crate::series::rates::{Rates, What};
-use crate::series::sessions::Sessions;
 use crate::series::smb::Smb;
 use crate::{Detector, Mode};
 
@@ -203,8 +204,8 @@ macro_rules! sessions_rule {
 
             fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector> {
                 let common = self.common_settings();
-                let watch: fn(&Self) -> Option<Vec<PortRange>> = $watch;
-                let rule = Sessions {
+                let watch: fn(&Self) -> Option<PortSet> = $watch;
+                let rule = Daily {
                     card: Arc::new(card.clone()),
                     exclude: common.exclude.clone(),
                     bin: common.window,
@@ -224,7 +225,7 @@ macro_rules! sessions_rule {
 }
 
 sessions_rule!(UnusualDay, |_| None);
-sessions_rule!(WatchedPort, |rule| Some(rule.ports.clone()));
+sessions_rule!(WatchedPort, |rule| Some(PortSet::of(&rule.ports)));
 
 fn compat(seasonality_threshold: f64, kappa: Option<f64>) -> Compat {
     Compat { kappa, seasonality_threshold, ..Compat::default() }
@@ -277,7 +278,7 @@ impl Rule for UnusualSmb {
             exclude: common.exclude.clone(),
             bin: common.window,
             look_back: self.look_back_windows as u32,
-            ports: self.ports.clone(),
+            ports: PortSet::of(&self.ports),
             deviation_max: self.deviation_max,
             z_min: self.z_min,
             flows_min: self.flows_min,
@@ -474,10 +475,10 @@ impl Rule for CommonPorts {
 
     fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector> {
         let common = self.common_settings();
-        let rule = Ports {
+        let rule = CommonPort {
             card: Arc::new(card.clone()),
             exclude: common.exclude.clone(),
-            ports: self.ports.clone(),
+            ports: PortSet::of(&self.ports),
             bin: common.window,
             learn_bins: self.learn_windows as u32,
             sigmas: self.sigmas,

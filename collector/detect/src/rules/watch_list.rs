@@ -136,17 +136,14 @@ impl WatchList {
     }
 }
 
-/// The public rules' word for a direction.
-pub(crate) const fn direction_word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Inbound => "In",
-        Direction::Outbound => "Out",
-        Direction::Local => "Local",
-        Direction::Unknown => "Unknown",
-    }
-}
-
-/// The public rules' word for a decision.
-pub(crate) const fn action_word(action: Action) -> &'static str {
-    action.name()
+/// Direction and decision in the public rules' words: `In Allow`; of what nobody said, nothing.
+pub(crate) fn facet_words(direction: Direction, action: Action) -> Option<String> {
+    let direction = match direction {
+        Direction::Inbound => Some("In"),
+        Direction::Outbound => Some("Out"),
+        Direction::Local => Some("Local"),
+        Direction::Unknown => None,
+    };
+    let words: Vec<&str> = direction.into_iter().chain((action != Action::Unknown).then(|| action.name())).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }

@@ -16,7 +16,7 @@
 //! Memory: 150 bytes at most per source, port and destination (AZ-20) or source and port (AZ-21), `keys_max` of them; beyond, those
 //! not seen for longest are forgotten, counted, and first sights again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +26,13 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Tally, hour_name, looks_at, score};
+use super::{Tally, during, looks_at, score};
 use crate::card::{EXAMPLES_MAX, Least};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
 use crate::hash::Map;
+use crate::ports::PortSet;
 use crate::row::Row;
-use crate::rules::{Exclude, PortRange};
+use crate::rules::Exclude;
 
 /// AZ-20 or AZ-21 in one of its forms.
 pub(crate) struct Firsts {
@@ -40,7 +41,7 @@ pub(crate) struct Firsts {
     pub(crate) destinations: bool,
     pub(crate) exclude: Exclude,
     /// Ports that are never told, in either form.
-    pub(crate) common_ports: Vec<PortRange>,
+    pub(crate) common_ports: PortSet,
     /// Length of a bin.
     pub(crate) bin: Duration,
     /// How long a sighting is remembered.
@@ -159,7 +160,7 @@ impl Firsts {
     /// All first sights of one source in one bin.
     fn group(&self, source: Address, sights: &[(Key, Sight)], now: Timestamp) -> Finding {
         let start = now.minus(self.bin);
-        let (mut hosts, mut services, mut tally) = (Least::default(), std::collections::BTreeSet::new(), Tally::default());
+        let (mut hosts, mut services, mut tally) = (Least::default(), BTreeSet::new(), Tally::default());
         for ((_, port, destination), sight) in sights {
             services.insert((sight.protocol, *port));
             tally.merge(&sight.tally);
@@ -170,27 +171,21 @@ impl Firsts {
         }
         let services: Vec<String> =
             services.into_iter().take(EXAMPLES_MAX).map(|(protocol, port)| service_name(protocol, port)).collect();
+        let hosts = addresses(&hosts);
         let count = sights.len();
         let things = match (self.destinations, count) {
-            (true, 1) => "1 destination and port",
-            (true, _) => "destinations and ports",
-            (false, 1) => "1 port",
-            (false, _) => "ports",
-        };
-        let things = if count == 1 { things.to_owned() } else { format!("{count} {things}") };
-        let hosts = addresses(&hosts);
-        let first = match (hosts.first(), services.first()) {
-            (Some(host), Some(service)) => {
-                format!("; one is {service} of {host}").replace("one is", if count == 1 { "it is" } else { "one is" })
-            }
-            _ => String::new(),
+            (true, 1) => "a destination and port".to_owned(),
+            (true, _) => format!("{count} destinations and ports"),
+            (false, 1) => "a port".to_owned(),
+            (false, _) => format!("{count} ports"),
         };
         Finding {
             sentence: format!(
-                "{source} used {things} in the {} s from {} that it had not used for {} days{first}",
-                self.bin.as_secs(),
-                hour_name(start),
-                self.memory.as_secs() / 86_400
+                "{source} used {things} {} that it had not used for {} days: {} of {}",
+                during(start, self.bin),
+                self.memory.as_secs() / 86_400,
+                few(&services),
+                few(&hosts)
             ),
             rule: self.card.clone(),
             stage: Stage::Closed,
@@ -216,6 +211,12 @@ impl Firsts {
     }
 }
 
+/// The first three, and whether there are more.
+fn few<T: ToString>(things: &[T]) -> String {
+    let named: Vec<String> = things.iter().take(3).map(T::to_string).collect();
+    format!("{}{}", named.join(", "), if things.len() > 3 { ", …" } else { "" })
+}
+
 fn addresses(hosts: &Least) -> Vec<Address> {
     hosts.values().iter().map(|&host| Address(host)).collect()
 }
@@ -232,7 +233,7 @@ impl bins::Rule for Firsts {
         let counts = met
             && source.is_some()
             && destination.is_some()
-            && !self.common_ports.iter().any(|range| range.contains(port))
+            && !self.common_ports.contains(port)
             && looks_at(self.card.variant, &self.exclude, row);
         counts.then_some((source, port, if self.destinations { destination } else { Address::NONE }))
     }

@@ -1,20 +1,22 @@
 //! Rules over time series, baselines and first sights: what is unusual for a host, a port or the whole network.
 //!
 //! In the order you need them: [`bins`] the schedule that all of them share · [`history`] what closed bins leave behind ·
-//! [`sessions`] AZ-08, AZ-10 · [`smb`] AZ-13 · [`outbound`] AZ-15 · [`rates`] AZ-18, AZ-19 · [`firsts`] AZ-20, AZ-21 · [`ports`]
+//! [`daily`] AZ-08, AZ-10 · [`smb`] AZ-13 · [`outbound`] AZ-15 · [`rates`] AZ-18, AZ-19 · [`firsts`] AZ-20, AZ-21 · [`common_ports`]
 //! AZ-25 · [`ranking`] AZ-26.
 
 pub(crate) mod bins;
+pub(crate) mod common_ports;
+pub(crate) mod daily;
 pub(crate) mod firsts;
 pub(crate) mod history;
 pub(crate) mod outbound;
-pub(crate) mod ports;
 pub(crate) mod ranking;
 pub(crate) mod rates;
-pub(crate) mod sessions;
 pub(crate) mod smb;
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::time::Timestamp;
@@ -23,7 +25,7 @@ use spanwatch_kql::stats;
 use crate::finding::{Finding, Variant};
 use crate::row::{Part, Row};
 use crate::rules::Exclude;
-use crate::sites::FlowClass;
+use crate::scan::is_countable;
 
 /// Rows counted, and when.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -48,13 +50,9 @@ impl Tally {
 }
 
 /// Whether a rule of this form looks at `row` at all. An exact form reads every row of a log; the tail of a sensor's flow, which
-/// counts nothing, is no row. A fixed form leaves out the platform's own traffic, groups, and what the operator excludes.
+/// counts nothing, is no row. A fixed form leaves out what [`is_countable`] does.
 pub(crate) fn looks_at(variant: Variant, exclude: &Exclude, row: &Row) -> bool {
-    if row.part == Part::Tail {
-        return false;
-    }
-    variant == Variant::Exact
-        || !(row.platform || row.class == FlowClass::Multicast || exclude.covers(row.source, row.destination, row.port))
+    row.part != Part::Tail && (variant == Variant::Exact || is_countable(row, exclude))
 }
 
 /// How many median deviations `value` lies above the median of `usual`, and that median. A spread below a twentieth of the median
@@ -114,14 +112,15 @@ impl Sums {
     }
 }
 
-/// `2026-11-21`.
-pub(crate) fn day_name(at: Timestamp) -> String {
-    at.to_string().chars().take(10).collect()
-}
-
-/// `2026-11-21 10:00`.
-pub(crate) fn hour_name(at: Timestamp) -> String {
-    at.to_string().chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect()
+/// `on 2026-11-21`, `in the hour from 2026-11-21 10:00`, `in the 7200 s from 2026-11-21 10:00`; always UTC.
+pub(crate) fn during(start: Timestamp, length: Duration) -> String {
+    let text = start.to_string().replace('T', " ");
+    let (day, minute) = (text.get(..10).unwrap_or(&text), text.get(..16).unwrap_or(&text));
+    match length.as_secs() {
+        86_400 => format!("on {day}"),
+        3_600 => format!("in the hour from {minute}"),
+        secs => format!("in the {secs} s from {minute}"),
+    }
 }
 
 /// `value` over `threshold` for sorting, or `value` where the threshold is zero.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::cloud::Direction;
 use spanwatch_common::flow::FORWARD;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
@@ -30,7 +31,7 @@ use spanwatch_kql::outliers::Method;
 
 use super::bins::{self, Past, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, hour_name, keep_top, looks_at, score};
+use super::{Tally, during, keep_top, looks_at, score};
 use crate::card::Least;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
@@ -142,11 +143,10 @@ impl Outbound {
         let threshold = self.octets_min as f64 / MEGA;
         Finding {
             sentence: format!(
-                "{source} sent {value:.1} MB to the Internet in the {} s from {}, when {} expected {:.1} MB of all hosts",
-                self.bin.as_secs(),
-                hour_name(start),
-                observer.0,
-                expected.max(0.0) / MEGA
+                "{source} sent {value:.1} MB to the Internet {}, when {:.1} MB of all hosts at {} were expected",
+                during(start, self.bin),
+                expected.max(0.0) / MEGA,
+                observer.0
             ),
             rule: self.card.clone(),
             stage: Stage::Closed,
@@ -182,7 +182,7 @@ impl bins::Rule for Outbound {
     fn keys(&self, row: &Row) -> Option<Key> {
         let outside = match self.card.variant {
             Variant::Exact => row.destination.as_v4().is_some_and(|v4| !v4.is_loopback()) && !row.destination.is_private_v4(),
-            Variant::Fixed => row.class == FlowClass::External && !row.destination.is_private(),
+            Variant::Fixed => row.class == FlowClass::External && row.direction != Direction::Inbound,
         };
         let counts = outside && row.source.is_some() && looks_at(self.card.variant, &self.exclude, row);
         counts.then(|| (Name(row.observer.clone()), row.source))
@@ -198,7 +198,7 @@ impl bins::Rule for Outbound {
     }
 
     fn weight(&self, cell: &Sent) -> u64 {
-        cell.tally.count / 1_000
+        1 + cell.tally.count / 1_000
     }
 
     fn absorb(&self, past: &mut Hours, start: Timestamp, cells: Vec<(Key, Sent)>) {

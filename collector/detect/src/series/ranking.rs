@@ -18,7 +18,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Sums, Tally, day_name, keep_top, looks_at};
+use super::{Sums, Tally, during, keep_top, looks_at};
 use crate::Mode;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::hash::Map;
@@ -100,8 +100,8 @@ impl Ranking {
         let per = if self.card.variant == Variant::Exact { "row" } else { "hour" };
         Finding {
             sentence: format!(
-                "the {facet} of {host} per {per} varied by {value:.1} (standard deviation) from {}",
-                day_name(window.start)
+                "the {facet} of {host} per {per} varied by {value:.1} (standard deviation) {}",
+                during(window.start, window.end.since(window.start))
             ),
             rule: self.card.clone(),
             stage: Stage::Closed,

@@ -31,7 +31,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::History;
-use super::{Tally, hour_name, looks_at, mean_and_stdev, score};
+use super::{Tally, during, looks_at, mean_and_stdev, score};
 use crate::card::Card;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
@@ -103,12 +103,7 @@ impl Rates {
         };
         let times = if self.what == What::Denials { " times" } else { " hosts" };
         Finding {
-            sentence: format!(
-                "{source} {did} {value}{times} in the {} s from {}, where {:.1} are usual",
-                self.bin.as_secs(),
-                hour_name(start),
-                usual.mean
-            ),
+            sentence: format!("{source} {did} {value}{times} {}, where {:.1} are usual", during(start, self.bin), usual.mean),
             rule: self.card.clone(),
             stage: Stage::Closed,
             subject: Subject::pair(source, usual.destination),

@@ -21,10 +21,11 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, day_name, looks_at, robust_z, score};
+use super::{Tally, during, looks_at, robust_z, score};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::ports::PortSet;
 use crate::row::Row;
-use crate::rules::{Exclude, PortRange};
+use crate::rules::Exclude;
 
 /// AZ-13 in one of its forms.
 pub(crate) struct Smb {
@@ -34,7 +35,7 @@ pub(crate) struct Smb {
     pub(crate) bin: Duration,
     /// Bins looked at, the judged one included.
     pub(crate) look_back: u32,
-    pub(crate) ports: Vec<PortRange>,
+    pub(crate) ports: PortSet,
     /// The exact form fires above this share of the sum of the bins before.
     pub(crate) deviation_max: f64,
     /// The fixed form fires from so many deviations above the median on.
@@ -84,7 +85,7 @@ impl Smb {
             Variant::Fixed => (self.z_min, "deviations above the median", format!("where {usual:.0} are usual")),
         };
         Finding {
-            sentence: format!("{source} opened {} SMB flows to port {port} on {}, {before}", tally.count, day_name(start)),
+            sentence: format!("{source} opened {} SMB flows to port {port} {}, {before}", tally.count, during(start, self.bin)),
             rule: self.card.clone(),
             stage: Stage::Closed,
             subject: Subject::host(source).with_port(port),
@@ -113,7 +114,7 @@ impl bins::Rule for Smb {
             Variant::Exact => row.source.is_private_v4(),
             Variant::Fixed => row.source.is_private(),
         };
-        let counts = self.ports.iter().any(|range| range.contains(row.port))
+        let counts = self.ports.contains(row.port)
             && private
             && row.source != row.destination
             && looks_at(self.card.variant, &self.exclude, row);

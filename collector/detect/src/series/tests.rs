@@ -92,7 +92,7 @@ fn the_score_is_truncated_before_it_is_compared() {
     assert_eq!(last_day("AZ-08", &counts(290), "")[0], "12-04T00 (all) 5.003");
     // AZ-10 wants more than 5 after truncation.
     assert_eq!(last_day("AZ-10", &counts(290), "ports = [445]"), Vec::<String>::new());
-    assert_eq!(last_day("AZ-10", &counts(290), "ports = [445]\nstrength = 2.4"), ["12-04T00 TCP/445 (Local) 5.003"]);
+    assert_eq!(last_day("AZ-10", &counts(290), "ports = [445]\nstrength = 2.4"), ["12-04T00 TCP/445 (Local Unknown) 5.003"]);
     assert_eq!(last_day("AZ-10", &counts(290), "ports = [446]\nstrength = 2.4"), Vec::<String>::new());
 }
 
@@ -422,4 +422,35 @@ fn volumes_belong_to_virtual_machines_where_the_log_names_them() {
     assert_eq!(found("AZ-03", "exact", "", &logged), ["11-21T10 10.0.0.1 TCP443 0.5"]);
     let fixed = found("AZ-03", "fixed", "threshold_means = 0.5\noctets_min = 0", &volumes);
     assert_eq!(fixed, ["11-21T10 10.0.0.1 TCP/443 at nic 0.5"], "the fixed form goes by address");
+}
+
+#[test]
+fn findings_are_told_in_words() {
+    let sentence = |id: &str, more: &str, records: &[FlowRecord]| {
+        let mut file = rules(&format!("[{id}]\n{more}\n"));
+        file.keep_only(&[id.to_owned()]).expect("a rule");
+        replay(&file, records).0.last().map(|finding| finding.sentence.clone()).unwrap_or_default()
+    };
+    let mut counts = vec![200; 13];
+    counts.push(2_000);
+    assert_eq!(sentence("AZ-08", "", &days(&counts)), "protocol TCP had 2000 flows on 2026-12-04, where 200 were expected");
+    let uploads: Vec<FlowRecord> = upload(5).into_iter().chain([burst(4, 15.5, "203.0.113.5", 1_000_000_000)]).collect();
+    assert_eq!(
+        sentence("AZ-15", "", &uploads),
+        "10.0.0.7 sent 1000.0 MB to the Internet in the hour from 2026-11-25 15:00, when 100.0 MB of all hosts at tap were expected"
+    );
+    assert_eq!(
+        sentence("AZ-18", "", &denials(&[2, 2, 2, 2, 2, 2, 6])),
+        "10.0.0.1 was denied 6 times in the hour from 2026-11-21 06:00, where 2.0 are usual"
+    );
+    let visits: Vec<FlowRecord> = (1..6).map(|i| visit(0, 1.5, &format!("192.0.2.{i}"), 4_000 + i)).collect();
+    assert_eq!(
+        sentence("AZ-20", "learn_secs = 0", &visits),
+        "10.0.0.1 used 5 destinations and ports in the hour from 2026-11-21 01:00 that it had not used for 7 days: \
+         TCP/4001, TCP/4002, TCP/4003, … of 192.0.2.1, 192.0.2.2, 192.0.2.3, …"
+    );
+    assert_eq!(
+        sentence("AZ-21", "learn_secs = 0", &visits[..1]),
+        "10.0.0.1 used a port on 2026-11-21 that it had not used for 7 days: TCP/4001 of 192.0.2.1"
+    );
 }

@@ -18,51 +18,51 @@ const CONVERSATIONS_MAX: usize = 4_000_000;
 
 /// What a rule lets through.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub(super) struct Rule {
     /// Who may speak. All of the family of the destinations.
-    pub sources: Vec<Prefix>,
+    pub(super) sources: Vec<Prefix>,
     /// To whom.
-    pub destinations: Vec<Prefix>,
+    pub(super) destinations: Vec<Prefix>,
     /// IP protocol number.
-    pub protocol: u8,
+    pub(super) protocol: u8,
     /// On which ports, first and last of each range, ascending; empty where the protocol has none.
-    pub ports: Vec<(u16, u16)>,
+    pub(super) ports: Vec<(u16, u16)>,
     /// How many different sources were seen.
-    pub seen_sources: u64,
+    pub(super) seen_sources: u64,
 }
 
 impl Rule {
     /// How many addresses may speak, seen or not.
-    pub fn permitted_sources(&self) -> u128 {
+    pub(super) fn permitted_sources(&self) -> u128 {
         prefixes::size(&self.sources)
     }
 
     /// Whether the addresses are IPv4.
-    pub fn is_v4(&self) -> bool {
+    pub(super) fn is_v4(&self) -> bool {
         self.destinations.first().is_some_and(|prefix| prefix.first().as_v4().is_some())
     }
 }
 
 /// What is left out of the rules, in conversations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub(super) struct LeftOut {
     /// Denied, refused or never answered: scans, and services that are gone.
-    pub failed: u64,
+    pub(super) failed: u64,
     /// One way only.
-    pub one_way: u64,
+    pub(super) one_way: u64,
     /// Whose source Traffic Analytics left blank.
-    pub blank: u64,
+    pub(super) blank: u64,
 }
 
 /// Conversations on their way to become rules.
-pub struct Seen {
+pub(super) struct Seen {
     target: Prefix,
     verdicts: HashMap<Conversation, Verdict>,
 }
 
 impl Seen {
     /// Of conversations whose destination lies in `target`.
-    pub fn new(target: Prefix) -> Self {
+    pub(super) fn new(target: Prefix) -> Self {
         Self { target, verdicts: HashMap::new() }
     }
 
@@ -70,7 +70,7 @@ impl Seen {
     ///
     /// # Errors
     /// There are too many.
-    pub fn add(&mut self, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
+    pub(super) fn add(&mut self, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
         if self.target.contains(conversation.destination) {
             let verdict = self.verdicts.entry(*conversation).or_default();
             *verdict = tally.verdict.max(*verdict);
@@ -79,7 +79,7 @@ impl Seen {
     }
 
     /// The conversations to let through, and what is left out. `one_way` takes in those that nobody answered and nobody had to.
-    pub fn allowed(self, one_way: bool) -> (Vec<Conversation>, LeftOut) {
+    pub(super) fn allowed(self, one_way: bool) -> (Vec<Conversation>, LeftOut) {
         let mut left_out = LeftOut::default();
         let mut allowed = Vec::new();
         for (conversation, verdict) in self.verdicts {
@@ -101,7 +101,7 @@ type PrefixKey = Vec<(u128, u8)>;
 type BySource = BTreeMap<PrefixKey, (Vec<Prefix>, BTreeSet<Address>, BTreeSet<Address>)>;
 
 /// The rules that let through `allowed`; by protocol and port.
-pub fn rules(allowed: &[Conversation], widening: Option<Widening>) -> Vec<Rule> {
+pub(super) fn rules(allowed: &[Conversation], widening: Option<Widening>) -> Vec<Rule> {
     let mut ports: BTreeMap<(u8, u16), BTreeMap<Address, BTreeSet<Address>>> = BTreeMap::new();
     for one in allowed {
         ports.entry((one.protocol, one.port)).or_default().entry(one.destination).or_default().insert(one.source);

@@ -17,7 +17,7 @@ const PRIORITY_LAST: usize = 4_096;
 const HOST_BITS: u8 = 128;
 
 /// The rules for people and spreadsheets.
-pub fn sheet(rules: &[Rule]) -> Sheet {
+pub(super) fn sheet(rules: &[Rule]) -> Sheet {
     let rows = rules.iter().map(|rule| {
         vec![
             Cell::Text(protocol_name(rule.protocol).into_owned()),
@@ -37,7 +37,7 @@ pub fn sheet(rules: &[Rule]) -> Sheet {
 ///
 /// # Errors
 /// There are more rules than a group can hold; a sentence that says what to do.
-pub fn network_security_group(rules: &[Rule], target: &Prefix) -> Result<(Value, usize), String> {
+pub(super) fn network_security_group(rules: &[Rule], target: &Prefix) -> Result<(Value, usize), String> {
     let expressible: Vec<(&Rule, &str)> = rules.iter().filter_map(|rule| Some((rule, arm_protocol(rule.protocol)?))).collect();
     let room = PRIORITY_LAST - PRIORITY_FIRST;
     if expressible.len() > room {
@@ -113,7 +113,7 @@ const fn arm_protocol(number: u8) -> Option<&'static str> {
 
 /// The rules as a table of nftables: for a host to apply to itself, for a subnet to apply on the router before it. Nothing but what
 /// is addressed to `target` is touched.
-pub fn nftables(rules: &[Rule], target: &Prefix) -> String {
+pub(super) fn nftables(rules: &[Rule], target: &Prefix) -> String {
     let is_host = target.bits() == HOST_BITS;
     let (hook, place) = if is_host { ("input", "the host itself") } else { ("forward", "the router before the subnet") };
     let family = if target.first().as_v4().is_some() { "ip" } else { "ip6" };

@@ -22,42 +22,45 @@ use crate::detect::Row;
 use crate::detect::row::{Contact, Outcome};
 
 /// Conversations held for one window. With more, the window is cut short, and what was seen twice across the cut counts twice.
-pub const CONVERSATIONS_MAX: usize = 2_000_000;
+pub(super) const CONVERSATIONS_MAX: usize = 2_000_000;
 
 /// Who talked to whom about what. Source ports differ from flow to flow and say nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Conversation {
+pub(super) struct Conversation {
     /// Who opened it.
-    pub source: Address,
+    pub(super) source: Address,
     /// Who was spoken to.
-    pub destination: Address,
+    pub(super) destination: Address,
     /// IP protocol number.
-    pub protocol: u8,
+    pub(super) protocol: u8,
     /// Port of the destination; 0 where the protocol has none.
-    pub port: u16,
+    pub(super) port: u16,
 }
 
 /// What was counted of a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Octets, `[from the source, from the destination]`.
-    pub octets: [u64; 2],
+    pub(super) octets: [u64; 2],
     /// Flows that were refused, denied or not answered.
-    pub failed: u64,
+    pub(super) failed: u64,
     /// Earliest time; none when nothing was counted.
-    pub first: Timestamp,
+    pub(super) first: Timestamp,
     /// Latest time.
-    pub last: Timestamp,
+    pub(super) last: Timestamp,
     /// What came of it, whoever saw it.
-    pub verdict: Verdict,
-    begun: u64,
-    ended: u64,
-    inbound: bool,
+    pub(super) verdict: Verdict,
+    /// Rows that begin a flow.
+    pub(super) begun: u64,
+    /// Rows that end one.
+    pub(super) ended: u64,
+    /// Whether a row says that the flow came in to who logged it.
+    pub(super) inbound: bool,
 }
 
 /// What came of a conversation; the greatest that anybody saw, at any time, holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Somebody spoke, nobody answered, and nobody had to: datagrams one way, half of a conversation, Azure's first sight of a flow
     /// that nothing more was heard of and on which policy has not decided.
     #[default]
@@ -72,7 +75,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// The word used in reports.
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::OneWay => "one-way",
             Self::Allowed => "allowed",
@@ -84,17 +87,17 @@ impl Verdict {
 
 impl Tally {
     /// Octets of both directions.
-    pub const fn octets_total(&self) -> u64 {
+    pub(super) const fn octets_total(&self) -> u64 {
         self.octets[0].saturating_add(self.octets[1])
     }
 
     /// How many flows it was at least: those that began or those that ended in the period, whichever are more.
-    pub fn flows(&self) -> u64 {
+    pub(super) fn flows(&self) -> u64 {
         self.begun.max(self.ended).max(1)
     }
 
     /// Adds what was counted of the same thing elsewhere or at another time.
-    pub fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         for way in 0..2 {
             self.octets[way] = self.octets[way].saturating_add(other.octets[way]);
         }
@@ -139,7 +142,7 @@ fn verdict(row: &Row) -> Verdict {
 type Observer = (Arc<str>, Arc<str>, Arc<str>, Origin);
 
 /// Gathers rows, in the order of time, into conversations per window.
-pub struct Gathering {
+pub(super) struct Gathering {
     window: Duration,
     open: Option<Timestamp>,
     seen: HashMap<Conversation, Vec<(u32, Tally)>>,
@@ -151,12 +154,12 @@ pub struct Gathering {
 
 impl Gathering {
     /// For windows of this length, on the grid of the epoch.
-    pub fn new(window: Duration) -> Self {
+    pub(super) fn new(window: Duration) -> Self {
         Self { window, open: None, seen: HashMap::new(), observers: HashMap::new(), names: Vec::new(), cut: 0 }
     }
 
     /// Counts `row`, whose flow was last seen at `last`. Hands conversations of the window before to `close` when it is over.
-    pub fn observe(&mut self, row: &Row, last: Timestamp, close: &mut impl FnMut(Timestamp, Conversation, Tally)) {
+    pub(super) fn observe(&mut self, row: &Row, last: Timestamp, close: &mut impl FnMut(Timestamp, Conversation, Tally)) {
         let window = row.at.floor(self.window);
         if self.open.is_some_and(|open| open != window) {
             self.finish(close);
@@ -177,7 +180,7 @@ impl Gathering {
     }
 
     /// Hands over what is left.
-    pub fn finish(&mut self, close: &mut impl FnMut(Timestamp, Conversation, Tally)) {
+    pub(super) fn finish(&mut self, close: &mut impl FnMut(Timestamp, Conversation, Tally)) {
         let Some(window) = self.open.take() else { return };
         for (conversation, seen) in self.seen.drain() {
             let verdict = seen.iter().map(|(_, tally)| tally.verdict).max().unwrap_or_default();
@@ -192,7 +195,7 @@ impl Gathering {
     }
 
     /// Windows that were cut short because they held too many conversations.
-    pub const fn cut(&self) -> u64 {
+    pub(super) const fn cut(&self) -> u64 {
         self.cut
     }
 

@@ -51,7 +51,7 @@ impl Role {
 }
 
 /// The ports of one host, or of all hosts of a subnet.
-pub struct Ports {
+pub(super) struct Ports {
     target: Prefix,
     found: HashMap<(Role, u8, u16), (Tally, HashSet<Address>)>,
     peers: usize,
@@ -59,7 +59,7 @@ pub struct Ports {
 
 impl Ports {
     /// For `target`.
-    pub fn new(target: Prefix) -> Self {
+    pub(super) fn new(target: Prefix) -> Self {
         Self { target, found: HashMap::new(), peers: 0 }
     }
 
@@ -67,7 +67,7 @@ impl Ports {
     ///
     /// # Errors
     /// There are too many ports and peers.
-    pub fn add(&mut self, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
+    pub(super) fn add(&mut self, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
         let Some((role, peer)) = Role::of(&self.target, conversation) else { return Ok(()) };
         let (sum, peers) = self.found.entry((role, conversation.protocol, conversation.port)).or_default();
         sum.add(tally);
@@ -76,7 +76,7 @@ impl Ports {
     }
 
     /// What the target serves, then what it uses; of each, what really talked first, then by octets.
-    pub fn sheet(self) -> Sheet {
+    pub(super) fn sheet(self) -> Sheet {
         let mut found: Vec<_> = self.found.into_iter().collect();
         found.sort_by_key(|((role, protocol, port), (tally, _))| {
             (*role, Reverse(tally.verdict), Reverse(tally.octets_total()), *protocol, *port)
@@ -94,7 +94,7 @@ impl Ports {
 }
 
 /// Whom one host, or any host of a subnet, spoke with.
-pub struct Peers {
+pub(super) struct Peers {
     target: Prefix,
     found: HashMap<(Role, Address), (Tally, BTreeSet<(u8, u16)>)>,
     services: usize,
@@ -102,7 +102,7 @@ pub struct Peers {
 
 impl Peers {
     /// For `target`.
-    pub fn new(target: Prefix) -> Self {
+    pub(super) fn new(target: Prefix) -> Self {
         Self { target, found: HashMap::new(), services: 0 }
     }
 
@@ -110,7 +110,7 @@ impl Peers {
     ///
     /// # Errors
     /// There are too many peers and ports.
-    pub fn add(&mut self, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
+    pub(super) fn add(&mut self, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
         let Some((role, peer)) = Role::of(&self.target, conversation) else { return Ok(()) };
         let (sum, services) = self.found.entry((role, peer)).or_default();
         sum.add(tally);
@@ -119,7 +119,7 @@ impl Peers {
     }
 
     /// Those that the target serves, then those that it uses; of each, who really talked first, then by octets.
-    pub fn sheet(self) -> Sheet {
+    pub(super) fn sheet(self) -> Sheet {
         let mut found: Vec<_> = self.found.into_iter().collect();
         found.sort_by_key(|((role, peer), (tally, _))| (*role, Reverse(tally.verdict), Reverse(tally.octets_total()), *peer));
         let row = |((role, peer), (tally, services)): ((Role, Address), (Tally, BTreeSet<(u8, u16)>))| {

@@ -33,15 +33,17 @@ use self::allow::{Rule, Seen};
 use self::conversations::{CONVERSATIONS_MAX, Conversation, Gathering, Tally};
 use self::host::{Peers, Ports};
 use self::prefixes::Widening;
-use self::sheet::SheetFormat;
-use self::volume::{By, Deviations, Volume};
+use self::volume::{Deviations, Volume};
 use crate::config::Config;
 use crate::detect::row::Part;
 use crate::detect::{Row, Sites};
 use crate::store;
 
-/// Lines of a report before the largest are picked, and peers or ports counted in them.
-const GROUPS_MAX: usize = 1_000_000;
+pub use self::sheet::SheetFormat;
+pub use self::volume::By;
+
+/// Lines of a report before the largest are picked, and peers or ports counted in them: some 100 octets of memory each.
+const GROUPS_MAX: usize = 4_000_000;
 /// What two observers both saw is recognised within this time.
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Sensors and interfaces whose names are held at once; beyond it they are held anew.

@@ -8,7 +8,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// It is neither; a sentence that says what can be written.
-pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+pub(super) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let found = ago(text).map(|ago| now.minus(ago)).or_else(|| instant(text));
     found.ok_or_else(|| {
         format!("{text:?} is no time; write one such as 2026-11-21T10:00:00Z, or how long ago, such as 90m, 24h, 7d or 2w")

@@ -8,7 +8,7 @@ use spanwatch_common::net::{Address, Prefix};
 const V4_BITS: u8 = 96;
 
 /// The fewest prefixes that together hold all of `addresses` and nothing else, ascending.
-pub fn cover(addresses: &BTreeSet<Address>) -> Vec<Prefix> {
+pub(super) fn cover(addresses: &BTreeSet<Address>) -> Vec<Prefix> {
     join(addresses.iter().map(|&address| Prefix::new(address, 128)))
 }
 
@@ -33,15 +33,15 @@ fn join(prefixes: impl Iterator<Item = Prefix>) -> Vec<Prefix> {
 
 /// How far sources may be widened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Widening {
+pub(super) struct Widening {
     /// Length of IPv4 prefixes, 0 to 32.
-    pub v4: u8,
+    pub(super) v4: u8,
     /// Length of IPv6 prefixes, 0 to 128.
-    pub v6: u8,
+    pub(super) v6: u8,
 }
 
 /// As [`cover`], but two or more addresses that share a prefix of the length in `widening` stand for all of it.
-pub fn cover_widened(addresses: &BTreeSet<Address>, widening: Widening) -> Vec<Prefix> {
+pub(super) fn cover_widened(addresses: &BTreeSet<Address>, widening: Widening) -> Vec<Prefix> {
     let mut wide: Vec<Prefix> = Vec::new();
     let mut rest = addresses.iter().copied().peekable();
     while let Some(first) = rest.next() {
@@ -57,7 +57,7 @@ pub fn cover_widened(addresses: &BTreeSet<Address>, widening: Widening) -> Vec<P
 }
 
 /// How many addresses `prefixes`, which do not overlap, hold together; capped at the largest number there is.
-pub fn size(prefixes: &[Prefix]) -> u128 {
+pub(super) fn size(prefixes: &[Prefix]) -> u128 {
     let size = |prefix: &Prefix| (prefix.last().0 - prefix.first().0).saturating_add(1);
     prefixes.iter().map(size).fold(0, u128::saturating_add)
 }

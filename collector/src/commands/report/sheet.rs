@@ -21,7 +21,7 @@ pub enum SheetFormat {
 
 /// What stands in one place.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Cell {
+pub(super) enum Cell {
     /// Words.
     Text(String),
     /// A number.
@@ -36,11 +36,11 @@ pub enum Cell {
 
 /// Rows under named columns.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sheet {
+pub(super) struct Sheet {
     /// One name for each column, lower case, words joined by `_`.
-    pub columns: Vec<&'static str>,
+    pub(super) columns: Vec<&'static str>,
     /// As many cells in each as there are columns.
-    pub rows: Vec<Vec<Cell>>,
+    pub(super) rows: Vec<Vec<Cell>>,
 }
 
 impl Sheet {
@@ -48,7 +48,7 @@ impl Sheet {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn write(&self, format: SheetFormat, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn write(&self, format: SheetFormat, out: &mut impl Write) -> io::Result<()> {
         match format {
             SheetFormat::Table => self.write_table(out),
             SheetFormat::Csv => self.write_csv(out),
@@ -140,7 +140,7 @@ impl Cell {
 }
 
 /// A number of octets in decimal units, to three digits or so.
-pub fn in_units(octets: u64) -> String {
+pub(super) fn in_units(octets: u64) -> String {
     let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     match units.into_iter().find(|(size, _)| octets >= *size) {
         Some((size, unit)) => format!("{:.1} {unit}", octets as f64 / size as f64),

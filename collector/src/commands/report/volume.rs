@@ -39,7 +39,7 @@ struct Key {
 }
 
 /// Octets added up.
-pub struct Volume {
+pub(super) struct Volume {
     by: By,
     sums: HashMap<Key, Tally>,
     total: u64,
@@ -47,7 +47,7 @@ pub struct Volume {
 
 impl Volume {
     /// An empty sum.
-    pub fn new(by: By) -> Self {
+    pub(super) fn new(by: By) -> Self {
         Self { by, sums: HashMap::new(), total: 0 }
     }
 
@@ -55,7 +55,7 @@ impl Volume {
     ///
     /// # Errors
     /// There are too many different ones.
-    pub fn add(&mut self, hour: Timestamp, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
+    pub(super) fn add(&mut self, hour: Timestamp, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
         let source = Some(conversation.source);
         let destination = Some(conversation.destination);
         let service = Some((conversation.protocol, conversation.port));
@@ -73,7 +73,7 @@ impl Volume {
     }
 
     /// The `top` largest, largest first; hours in the order of time, all of them.
-    pub fn sheet(self, top: usize) -> Sheet {
+    pub(super) fn sheet(self, top: usize) -> Sheet {
         let mut sums: Vec<(Key, Tally)> = self.sums.into_iter().collect();
         match self.by {
             By::Hour => sums.sort_by_key(|(key, _)| *key),
@@ -118,7 +118,7 @@ fn address_text(address: Address) -> String {
 /// Volumes per source and service in windows, each against the mean of all windows of the same source and service that had records:
 /// `round(abs(volume - mean) / mean, 2)`, the arithmetic of AZ-03's exact form. Of each source and service the largest is told.
 #[derive(Default)]
-pub struct Deviations {
+pub(super) struct Deviations {
     /// The window being added up.
     open: Option<Timestamp>,
     volumes: BTreeMap<(Address, u8, u16), u64>,
@@ -139,7 +139,7 @@ impl Deviations {
     ///
     /// # Errors
     /// There are too many sources and services.
-    pub fn add(&mut self, window: Timestamp, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
+    pub(super) fn add(&mut self, window: Timestamp, conversation: &Conversation, tally: &Tally) -> Result<(), Overfull> {
         if self.open.is_some_and(|open| open != window) {
             self.close();
         }
@@ -148,7 +148,7 @@ impl Deviations {
             let key = (conversation.source, conversation.protocol, conversation.port);
             *self.volumes.entry(key).or_default() += tally.octets_total();
         }
-        if self.past.len() + self.volumes.len() > 2 * GROUPS_MAX { Err(Overfull) } else { Ok(()) }
+        if self.past.len() + self.volumes.len() > GROUPS_MAX { Err(Overfull) } else { Ok(()) }
     }
 
     fn close(&mut self) {
@@ -169,7 +169,7 @@ impl Deviations {
     }
 
     /// The `top` largest deviations, largest first.
-    pub fn sheet(mut self, top: usize, window: Duration) -> Sheet {
+    pub(super) fn sheet(mut self, top: usize, window: Duration) -> Sheet {
         self.close();
         let mut ranked = Vec::new();
         for (key, past) in self.past {

@@ -23,17 +23,18 @@ use spanwatch_kql::stats;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History};
-use super::{Tally, day_name, looks_at, mean_and_stdev, robust_z, score};
+use super::{Tally, during, looks_at, mean_and_stdev, robust_z, score};
 use crate::card::Card;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::ports::PortSet;
 use crate::row::Row;
-use crate::rules::{Exclude, PortRange};
+use crate::rules::Exclude;
 
 /// AZ-25 in one of its forms.
-pub(crate) struct Ports {
+pub(crate) struct CommonPort {
     pub(crate) card: Arc<RuleCard>,
     pub(crate) exclude: Exclude,
-    pub(crate) ports: Vec<PortRange>,
+    pub(crate) ports: PortSet,
     /// Length of a bin.
     pub(crate) bin: Duration,
     /// Bins learnt from, before the judged one.
@@ -75,7 +76,7 @@ struct Verdict {
     usual: f64,
 }
 
-impl Ports {
+impl CommonPort {
     fn verdict(&self, bins: &Bins<Day>, measure: Measure, now: Timestamp) -> Option<Verdict> {
         let judged = now.minus(self.bin);
         let from = judged.minus(self.bin * self.learn_bins);
@@ -101,7 +102,7 @@ impl Ports {
         let start = now.minus(self.bin);
         let Verdict { value, threshold, usual } = *verdict;
         Finding {
-            sentence: format!("port {port} had {value} {measure} on {}, where {usual:.0} are usual", day_name(start)),
+            sentence: format!("port {port} had {value} {measure} {}, where {usual:.0} are usual", during(start, self.bin)),
             rule: self.card.clone(),
             stage: Stage::Closed,
             subject: Subject { port: Some(port), facet: Some(measure.to_owned()), ..Subject::default() },
@@ -119,14 +120,14 @@ impl Ports {
     }
 }
 
-impl bins::Rule for Ports {
+impl bins::Rule for CommonPort {
     type Key = u16;
     type Keys = Option<u16>;
     type Cell = Cell;
     type Past = History<u16, Day>;
 
     fn keys(&self, row: &Row) -> Option<u16> {
-        let counts = self.ports.iter().any(|range| range.contains(row.port)) && looks_at(self.card.variant, &self.exclude, row);
+        let counts = self.ports.contains(row.port) && looks_at(self.card.variant, &self.exclude, row);
         counts.then_some(row.port)
     }
 

@@ -35,10 +35,12 @@ use spanwatch_kql::stats::toint;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, day_name, looks_at, score};
+use super::{Tally, during, looks_at, score};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
+use crate::ports::PortSet;
 use crate::row::Row;
-use crate::rules::{Exclude, PortRange};
+use crate::rules::Exclude;
+use crate::rules::watch_list::{action_word, direction_word};
 
 /// Days in a week, which is what the fixed form takes for the season.
 const WEEK: usize = 7;
@@ -46,7 +48,7 @@ const WEEK: usize = 7;
 const WEEKS_MIN: usize = 3;
 
 /// AZ-08 or AZ-10 in one of its forms.
-pub(crate) struct Sessions {
+pub(crate) struct Daily {
     pub(crate) card: Arc<RuleCard>,
     pub(crate) exclude: Exclude,
     /// Length of a bin.
@@ -56,7 +58,7 @@ pub(crate) struct Sessions {
     /// KQL's anomaly threshold; the rule fires at twice as much.
     pub(crate) strength: f64,
     /// The watched ports; without any, the rule is AZ-08.
-    pub(crate) watch: Option<Vec<PortRange>>,
+    pub(crate) watch: Option<PortSet>,
     /// The fixed form fires from so many bins on.
     pub(crate) bins_min: usize,
     /// And from so many times the expected count on.
@@ -86,25 +88,6 @@ pub(crate) enum Facet {
     Watched(Kind),
 }
 
-/// The word that the restatement has for a direction: `In`, `Out`, `Local`; empty for none.
-pub(crate) const fn direction_word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Unknown => "",
-        Direction::Inbound => "In",
-        Direction::Outbound => "Out",
-        Direction::Local => "Local",
-    }
-}
-
-/// The word for an action: `Allow`, `Deny`; empty for none.
-pub(crate) const fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Unknown => "",
-        Action::Allow => "Allow",
-        Action::Deny => "Deny",
-    }
-}
-
 fn direction_of(number: u8) -> Direction {
     Direction::ALL.into_iter().find(|direction| *direction as u8 == number).unwrap_or_default()
 }
@@ -122,9 +105,7 @@ impl Facet {
             Self::Direction(direction) => facet(format!("dir {}", direction_word(direction_of(direction)))),
             Self::Protocol(protocol) => facet(format!("proto {}", protocol_name(protocol))),
             Self::Watched(Kind { port, protocol, direction, action }) => {
-                let words = [direction_word(direction_of(direction)), action_word(action_of(action))];
-                let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-                let facet = (!words.is_empty()).then(|| words.join(" "));
+                let facet = Some(format!("{} {}", direction_word(direction_of(direction)), action_word(action_of(action))));
                 Subject { port: Some(port), protocol: Some(protocol), facet, ..Subject::default() }
             }
         }
@@ -149,7 +130,7 @@ struct Verdict {
     fires: bool,
 }
 
-impl Sessions {
+impl Daily {
     fn exact(&self, bins: &Bins<Tally>, now: Timestamp) -> Verdict {
         let from = now.minus(self.bin * self.look_back[0]);
         let counts = series(bins, from, now, self.bin, |tally: Tally| tally.count as f64);
@@ -191,10 +172,10 @@ impl Sessions {
         let threshold = 2.0 * self.strength;
         Finding {
             sentence: format!(
-                "{} had {} flows on {}, where {:.0} were expected",
+                "{} had {} flows {}, where {:.0} were expected",
                 facet.phrase(),
                 tally.count,
-                day_name(start),
+                during(start, self.bin),
                 verdict.expected.max(0.0)
             ),
             rule: self.card.clone(),
@@ -209,7 +190,7 @@ impl Sessions {
     }
 }
 
-impl bins::Rule for Sessions {
+impl bins::Rule for Daily {
     type Key = Kind;
     type Keys = Option<Kind>;
     type Cell = Tally;
@@ -218,7 +199,7 @@ impl bins::Rule for Sessions {
     fn keys(&self, row: &Row) -> Option<Kind> {
         let Row { port, protocol, direction, action, .. } = *row;
         let port = match &self.watch {
-            Some(ranges) if !ranges.iter().any(|range| range.contains(port)) => return None,
+            Some(watched) if !watched.contains(port) => return None,
             Some(_) => port,
             None => 0,
         };
@@ -275,7 +256,7 @@ impl bins::Rule for Sessions {
     }
 }
 
-impl Sessions {
+impl Daily {
     /// Judged at the end of every bin.
     pub(crate) fn schedule(&self) -> Schedule {
         let bins = match self.card.variant {
