@@ -7,10 +7,10 @@
 //! ```
 
 #[path = "../tests/support/azure/mod.rs"]
-#[allow(unused_imports, reason = "each user takes a part")]
 mod azure;
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 
 use azure::{Interface, Traffic, Tuple, render};
 use spanwatch_azure::{Options, Reader};
@@ -58,7 +58,7 @@ fn parse(interface: u8) -> Box<dyn FnMut() -> usize> {
 }
 
 /// The rows of fifteen days of generated files, in the order of the files.
-fn records() -> Vec<FlowRecord> {
+static RECORDS: LazyLock<Vec<FlowRecord>> = LazyLock::new(|| {
     let mut records = Vec::new();
     render(Traffic::new(1, 15, 400_000).tuples, 1, |file| {
         let mut reader = Reader::new(Options::default());
@@ -66,14 +66,14 @@ fn records() -> Vec<FlowRecord> {
         reader.finish(|row| records.push(row.to_record())).expect("a good file");
     });
     records
-}
+});
 
 fn detect(rules: RuleFile) -> Box<dyn FnMut() -> usize> {
-    let records = records();
+    let records = &*RECORDS;
     Box::new(move || {
         let mut detection = Detection::new(&rules, Mode::Replay);
         let mut findings = Vec::new();
-        for record in &records {
+        for record in records {
             detection.observe("", black_box(record));
         }
         detection.finish(&mut findings);
