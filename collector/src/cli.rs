@@ -10,12 +10,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
+use crate::commands::export::ExportArgs;
 use crate::commands::import::ImportArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::rules::RulesArgs;
-use crate::commands::{alerts, check, detect, doctor, import, pki, query, report, rules};
+use crate::commands::{alerts, check, detect, doctor, export, import, pki, query, report, rules};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -68,6 +69,11 @@ enum Command {
     /// Azure's flow logs, Traffic Analytics tables, or recordings of a sensor. What was imported before is not imported again, and
     /// an import that was interrupted goes on where it stopped: just repeat it.
     Import(ImportArgs),
+    /// Write stored records as Azure's own files, so that KQL, workbooks and Traffic Analytics tooling run on them as they are.
+    ///
+    /// By default what sensors saw. Flow logs become a PT1H.json for each network interface and hour in Azure's layout of paths;
+    /// nta becomes JSON lines of the table NTANetAnalytics. `import` takes all of them back.
+    Export(ExportArgs),
     /// Show, explain and check the detection rules.
     Rules(RulesArgs),
     /// Make certificates: for this collector, and an identity for each sensor.
@@ -92,6 +98,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
         Command::Detect(args) => detect::run(&args, &Config::load(path)?)?,
         Command::Import(args) => import::run(&args, &Config::load(path)?)?,
+        Command::Export(args) => runtime()?.block_on(export::run(&args, &Config::load(path)?, crate::run::clock()))?,
         Command::Rules(args) => rules::run(&args, &Config::load(path)?)?,
         Command::Check => check::run(path)?,
         Command::Run => {

@@ -40,7 +40,7 @@ use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Windo
 use crate::ports::PortSet;
 use crate::row::Row;
 use crate::rules::Exclude;
-use crate::rules::watch_list::{action_word, direction_word};
+use crate::rules::watch_list::facet_words;
 
 /// Days in a week, which is what the fixed form takes for the season.
 const WEEK: usize = 7;
@@ -101,11 +101,13 @@ impl Facet {
         let facet = |text: String| Subject { facet: Some(text), ..Subject::default() };
         match self {
             Self::All => facet("all".to_owned()),
-            Self::Action(action) => facet(format!("action {}", action_word(action_of(action)))),
-            Self::Direction(direction) => facet(format!("dir {}", direction_word(direction_of(direction)))),
+            Self::Action(action) => facet(format!("action {}", action_of(action).name())),
+            Self::Direction(direction) => {
+                facet(format!("dir {}", facet_words(direction_of(direction), Action::Unknown).unwrap_or_default()))
+            }
             Self::Protocol(protocol) => facet(format!("proto {}", protocol_name(protocol))),
             Self::Watched(Kind { port, protocol, direction, action }) => {
-                let facet = Some(format!("{} {}", direction_word(direction_of(direction)), action_word(action_of(action))));
+                let facet = facet_words(direction_of(direction), action_of(action));
                 Subject { port: Some(port), protocol: Some(protocol), facet, ..Subject::default() }
             }
         }
@@ -115,7 +117,7 @@ impl Facet {
     fn phrase(self) -> String {
         match self {
             Self::All => "the whole network".to_owned(),
-            Self::Action(action) => format!("policy decision {}", action_word(action_of(action))),
+            Self::Action(action) => format!("policy decision {}", action_of(action).name()),
             Self::Direction(direction) => format!("direction {}", direction_of(direction).name()),
             Self::Protocol(protocol) => format!("protocol {}", protocol_name(protocol)),
             Self::Watched(Kind { port, protocol, .. }) => format!("watched service {}", service_name(protocol, port)),

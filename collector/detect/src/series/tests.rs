@@ -92,7 +92,7 @@ fn the_score_is_truncated_before_it_is_compared() {
     assert_eq!(last_day("AZ-08", &counts(290), "")[0], "12-04T00 (all) 5.003");
     // AZ-10 wants more than 5 after truncation.
     assert_eq!(last_day("AZ-10", &counts(290), "ports = [445]"), Vec::<String>::new());
-    assert_eq!(last_day("AZ-10", &counts(290), "ports = [445]\nstrength = 2.4"), ["12-04T00 TCP/445 (Local Unknown) 5.003"]);
+    assert_eq!(last_day("AZ-10", &counts(290), "ports = [445]\nstrength = 2.4"), ["12-04T00 TCP/445 (Local) 5.003"]);
     assert_eq!(last_day("AZ-10", &counts(290), "ports = [446]\nstrength = 2.4"), Vec::<String>::new());
 }
 

@@ -2,7 +2,6 @@
 //!
 //! In the order in which a record meets them:
 //!
-//! * `period` — the stretch of time that is asked for
 //! * `conversations` — rows as conversations, each counted once however many saw it
 //! * `host`, `volume` — added up as ports, peers, volumes, deviations
 //! * `allow`, `prefixes` — made into rules; `allow_forms` — as network security group, nftables
@@ -12,18 +11,16 @@ mod allow;
 mod allow_forms;
 mod conversations;
 mod host;
-mod period;
 mod prefixes;
 mod sheet;
 mod volume;
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::net::Prefix;
@@ -34,6 +31,7 @@ use self::conversations::{CONVERSATIONS_MAX, Conversation, Gathering, Tally};
 use self::host::{Peers, Ports};
 use self::prefixes::Widening;
 use self::volume::{Deviations, Volume};
+use super::period::PeriodArgs;
 use crate::config::Config;
 use crate::detect::row::Part;
 use crate::detect::{Row, Sites};
@@ -82,17 +80,6 @@ pub enum Report {
     /// Denied, refused and unanswered contacts (scans) are left out and counted; so is what went one way only, such as syslog, unless
     /// --one-way takes it in. Look at a period that contains everything that happens rarely: month's end, backups, updates.
     AllowRules(AllowArgs),
-}
-
-/// Which records to look at.
-#[derive(Clone, Debug, Args)]
-pub struct PeriodArgs {
-    /// From when: a time such as 2026-11-21T10:00:00Z, or how long ago, such as 24h or 7d.
-    #[arg(long, default_value = "7d", value_name = "TIME")]
-    pub since: String,
-    /// Until when, likewise; now when absent.
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
 }
 
 /// What `ports` and `peers` are told.
@@ -272,18 +259,6 @@ fn allow_rules(args: &AllowArgs, seen: Seen, out: &mut impl Write, notes: &mut i
         AllowFormat::Nftables => write!(out, "{}", allow_forms::nftables(&rules, &args.target))?,
     }
     Ok(())
-}
-
-impl PeriodArgs {
-    fn span(&self, now: Timestamp) -> anyhow::Result<Range<Timestamp>> {
-        let time = |key: &str, text: &str| period::parse(text, now).map_err(|sentence| anyhow!("{key}: {sentence}"));
-        let since = time("--since", &self.since)?;
-        let until = self.until.as_deref().map_or(Ok(now), |text| time("--until", text))?;
-        if since >= until {
-            bail!("--since {} is not before --until {}", self.since, self.until.as_deref().unwrap_or("now"));
-        }
-        Ok(since..until)
-    }
 }
 
 fn every_row(_: &Row) -> bool {

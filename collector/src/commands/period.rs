@@ -1,14 +1,45 @@
 //! A stretch of time as people type it.
 
-use spanwatch_common::time::Timestamp;
+use std::ops::Range;
 use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use spanwatch_common::time::Timestamp;
+
+/// Which records to look at.
+#[derive(Clone, Debug, Args)]
+pub struct PeriodArgs {
+    /// From when: a time such as 2026-11-21T10:00:00Z, or how long ago, such as 24h or 7d.
+    #[arg(long, default_value = "7d", value_name = "TIME")]
+    pub since: String,
+    /// Until when, likewise; now when absent.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+impl PeriodArgs {
+    /// The stretch that was typed at `now`, without its end.
+    ///
+    /// # Errors
+    /// It is not a stretch of time; a sentence that says what can be written.
+    pub fn span(&self, now: Timestamp) -> anyhow::Result<Range<Timestamp>> {
+        let time = |key: &str, text: &str| parse(text, now).map_err(|sentence| anyhow!("{key}: {sentence}"));
+        let since = time("--since", &self.since)?;
+        let until = self.until.as_deref().map_or(Ok(now), |text| time("--until", text))?;
+        if since >= until {
+            bail!("--since {} is not before --until {}", self.since, self.until.as_deref().unwrap_or("now"));
+        }
+        Ok(since..until)
+    }
+}
 
 /// The time that `text` means at `now`: `2026-11-21T10:00:00Z`, `2026-11-21T11:00+01:00`, `2026-11-21` (its beginning in UTC), or how
 /// long ago: `90m`, `24h`, `7d`, `2w`.
 ///
 /// # Errors
 /// It is neither; a sentence that says what can be written.
-pub(super) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let found = ago(text).map(|ago| now.minus(ago)).or_else(|| instant(text));
     found.ok_or_else(|| {
         format!("{text:?} is no time; write one such as 2026-11-21T10:00:00Z, or how long ago, such as 90m, 24h, 7d or 2w")
