@@ -4,7 +4,7 @@
 //! 2026-11-01 UTC, a Sunday. In the order of reading: [`Interface`] who logs, in which form · [`Tuple`] what happened · [`traffic`] makes tuples,
 //! ordinary and planted · [`render`] makes files of them, and says what a reader must get out of each.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unused_imports, reason = "each user takes a part")]
 
 pub mod render;
 pub mod traffic;
