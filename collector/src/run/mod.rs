@@ -99,9 +99,9 @@ impl Collector {
             address => Some(listen(address, "metrics.listen").await?),
         };
         let sites = config.sites()?;
-        let store = Store::open(config.store.clone()).await?;
+        let mut store = Store::open(config.store.clone()).await?;
         let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts)?;
-        match resume(&mut watch_records, &config.store).await {
+        match resume(&mut watch_records, &mut store, &config.store).await {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!("the detectors start anew, without what they had learned: {error:#}");
@@ -217,8 +217,14 @@ impl Collector {
 }
 
 /// Brings the detectors to where the records are: back to the last checkpoint, then over every record that came after it.
-async fn resume(watch: &mut Watch, settings: &StoreSettings) -> anyhow::Result<()> {
-    let Some(checkpoint) = Checkpoint::read(&settings.directory).context("read the checkpoint")? else { return Ok(()) };
+///
+/// Without a checkpoint they begin with the table as it is now, and a first one says so: a kill before the second must not lose
+/// what comes from here on.
+async fn resume(watch: &mut Watch, store: &mut Store, settings: &StoreSettings) -> anyhow::Result<()> {
+    let Some(checkpoint) = Checkpoint::read(&settings.directory).context("read the checkpoint")? else {
+        let first = Checkpoint { version: store.version().await?, snapshot: watch.memory()? };
+        return first.write(&settings.directory).context("write the first checkpoint");
+    };
     let anew = watch.resume(&checkpoint.snapshot)?;
     let mut records = 0_u64;
     let mut look = |sensor: &str, record| {

@@ -86,7 +86,7 @@ impl Line {
         let (watch, store, durable) = runtime.block_on(async {
             let mut store = Store::open(config.store.clone()).await.unwrap();
             let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts).unwrap();
-            resume(&mut watch, &config.store).await.unwrap();
+            resume(&mut watch, &mut store, &config.store).await.unwrap();
             let durable = store.resume_after("plant1", BOOT).await.unwrap();
             (watch, store, durable)
         });
@@ -186,7 +186,8 @@ fn a_checkpoint_that_does_not_fit_the_table_is_refused() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = config(directory.path());
     let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts).unwrap();
-    let error = runtime.block_on(resume(&mut watch, &config.store)).unwrap_err();
+    let mut store = runtime.block_on(Store::open(config.store.clone())).unwrap();
+    let error = runtime.block_on(resume(&mut watch, &mut store, &config.store)).unwrap_err();
     assert!(error.to_string().contains("the table was made anew"), "{error}");
 }
 

@@ -146,7 +146,8 @@ impl Watch {
         }
     }
 
-    fn memory(&self) -> anyhow::Result<Vec<u8>> {
+    /// What detectors and alerts know, as bytes for [`resume`](Self::resume).
+    pub(super) fn memory(&self) -> anyhow::Result<Vec<u8>> {
         let memory = Memory { detection: self.detection.snapshot(), alerts: self.book.snapshot()? };
         Ok(rmp_serde::to_vec(&memory)?)
     }
