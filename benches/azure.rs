@@ -18,6 +18,10 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_detect::rules::CATALOGUE;
 use spanwatch_detect::{Detection, Mode, RuleFile, Variant};
 
+/// As in the collector.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 3;
 /// As a file is read.
 const CHUNK: usize = 1 << 18;
@@ -28,6 +32,9 @@ struct Bench {
     unit: &'static str,
     run: Box<dyn FnMut() -> usize>,
 }
+
+/// Makes the work of a bench, when it is its turn.
+type Maker = Box<dyn Fn() -> Box<dyn FnMut() -> usize>>;
 
 /// An hour of one busy interface: about 300,000 tuples in sixty records.
 fn busy_hour(interface: u8) -> Vec<u8> {
@@ -93,7 +100,7 @@ fn rules(variants: &[Variant], only: Option<&str>) -> RuleFile {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
-    let mut makers: Vec<(String, &'static str, Box<dyn Fn() -> Box<dyn FnMut() -> usize>>)> = vec![
+    let mut makers: Vec<(String, &'static str, Maker)> = vec![
         ("parse_vnet".to_owned(), "MB/s", Box::new(|| parse(0))),
         ("parse_nsg_v2".to_owned(), "MB/s", Box::new(|| parse(5))),
         ("rules_shipped".to_owned(), "Mrows/s", Box::new(|| detect(RuleFile::shipped().expect("the rules as shipped")))),

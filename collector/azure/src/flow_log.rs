@@ -17,6 +17,9 @@ use crate::row::{Group, Position, Row};
 use crate::seen::hash;
 use crate::tuple::{Kind, Tuple};
 
+/// Different encryption words of one rule that are known at once; there are eight.
+const ENCRYPTIONS_MAX: usize = 16;
+
 /// The category of NSG flow logs; others under the same file name are other logs.
 pub(crate) const NSG_CATEGORY: &str = "NetworkSecurityGroupFlowEvent";
 /// The category of VNet flow logs.
@@ -243,25 +246,28 @@ impl Walk<'_> {
     ) -> Result<(), Mistake> {
         let names = Names { observer: if mac.is_empty() { names.resource } else { mac }, ..names };
         let seed = names.identity();
-        let mut group: Option<Group> = None;
+        let mut groups = Vec::new();
         each(cursor, |cursor| {
             let text = cursor.string().map_err(|mistake| self.in_tuple(mistake))?;
             let bytes = text.bytes().map_err(|mistake| self.in_tuple(mistake))?;
             let identity = hash(seed, &bytes);
             let glance = self.workshop.seen.glance(identity);
             let tuple = Tuple::parse(&bytes, self.kind).map_err(|kind| self.in_tuple(Mistake::new(text.at, kind)))?;
-            let group = match &mut group {
-                // Two bytes at most times: not worth a call of memcmp.
-                Some(group) if tuple.encryption.bytes().eq(group.context.encryption.bytes()) => group,
-                slot => slot.insert(Group {
+            // Tuples of one rule differ in their encryption at most.
+            let known = groups.iter().position(|group: &Group| tuple.encryption.bytes().eq(group.context.encryption.bytes()));
+            let place = known.unwrap_or_else(|| {
+                groups.truncate(ENCRYPTIONS_MAX - 1);
+                groups.push(Group {
                     context: self.workshop.interner.context(&Names { encryption: tuple.encryption, ..names }),
                     mac: field::mac(mac.as_bytes()),
                     logged,
                     version,
                     interval: [Timestamp::NONE; 2],
                     udr_hop: false,
-                }),
-            };
+                });
+                groups.len() - 1
+            });
+            let group = &groups[place];
             let row = tuple.row(self.place, group, identity);
             self.place.tuple = self.place.tuple.saturating_add(1);
             self.workshop.counts.tuples += 1;

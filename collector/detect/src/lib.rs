@@ -62,6 +62,9 @@ const FUTURE_MAX: Duration = Duration::from_secs(300);
 /// A replay tells the detectors how far event time has come every so many records.
 const REPLAY_STRETCH: u64 = 8_192;
 
+/// Rows are shown to a detector so many at a time: what it needs for one stays in the cache for the next. A poll shows the rest.
+const WAITING_MAX: usize = 1_024;
+
 /// When findings are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -141,6 +144,8 @@ pub struct Detection {
     flushed: bool,
     /// What was told since the last poll. Each key tells at most twice per doubling, so this is bounded by the keys.
     findings: Vec<Finding>,
+    /// Rows that no detector has seen yet, at most [`WAITING_MAX`].
+    waiting: Vec<Row>,
     counters: Counters,
 }
 
@@ -188,6 +193,7 @@ impl Detection {
             polled: Timestamp::NONE,
             flushed: false,
             findings: Vec::new(),
+            waiting: Vec::with_capacity(WAITING_MAX),
             counters: Counters::default(),
         }
     }
@@ -212,26 +218,39 @@ impl Detection {
         }
         self.counters.observed += 1;
         self.flushed = false;
-        for detector in &mut self.detectors {
-            detector.observe(&row, &mut self.findings);
-        }
         // An observer whose records come late lags behind in event time by what they may be late more than a sensor's.
         let reached = row.at.minus(tardiness(row.origin));
         let seen = self.observers.entry(name).or_insert(Observer { newest: reached, heard: Timestamp::NONE, fresh: true });
         seen.newest = seen.newest.max(reached);
         seen.fresh = true;
+        let reached = seen.newest;
+        self.waiting.push(row);
+        if self.waiting.len() >= WAITING_MAX {
+            self.show();
+        }
         if self.mode == Mode::Replay {
-            self.newest = self.newest.max(seen.newest);
+            self.newest = self.newest.max(reached);
             if self.counters.observed.is_multiple_of(REPLAY_STRETCH) {
                 self.advance();
             }
         }
     }
 
+    /// Shows the waiting rows to the detectors, all of them to one before the next.
+    fn show(&mut self) {
+        for detector in &mut self.detectors {
+            for row in &self.waiting {
+                detector.observe(row, &mut self.findings);
+            }
+        }
+        self.waiting.clear();
+    }
+
     /// Closes what has ended, and hands over what was found since the last call. Call it a few times per second.
     ///
     /// Event time is that of the slowest observer heard of within twice the lateness. When none was, all windows close.
     pub fn poll(&mut self, now: Timestamp, out: &mut Vec<Finding>) {
+        self.show();
         self.polled = now;
         let patience = self.lateness_max() * 2;
         for observer in self.observers.values_mut().filter(|observer| observer.fresh) {
@@ -252,6 +271,7 @@ impl Detection {
 
     /// The end of the data: closes everything and hands over what was found since the last call.
     pub fn finish(&mut self, out: &mut Vec<Finding>) {
+        self.show();
         self.newest = self.observers.values().map(|observer| observer.newest).fold(self.newest, Timestamp::max);
         for detector in &mut self.detectors {
             detector.finish(&mut self.findings);
@@ -261,6 +281,7 @@ impl Detection {
 
     /// Hands over what was found so far in a replay, without closing anything.
     pub fn drain(&mut self, out: &mut Vec<Finding>) {
+        self.show();
         self.hand_over(out);
     }
 
@@ -270,7 +291,8 @@ impl Detection {
     }
 
     /// Everything known, as bytes. What was found and not handed over yet is not in it: poll or drain before.
-    pub fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&mut self) -> Vec<u8> {
+        self.show();
         let observers: BTreeMap<&str, (Timestamp, Timestamp, bool)> =
             self.observers.iter().map(|(name, observer)| (&**name, (observer.newest, observer.heard, observer.fresh))).collect();
         let Counters { observed, unplaced, future, findings } = self.counters;
@@ -341,6 +363,7 @@ impl Detection {
     }
 
     fn advance(&mut self) {
+        self.show();
         for detector in &mut self.detectors {
             detector.advance(self.newest, &mut self.findings);
         }

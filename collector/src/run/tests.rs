@@ -195,7 +195,7 @@ fn a_checkpoint_that_does_not_fit_the_table_is_refused() {
 fn new_rules_come_into_force_while_it_runs_and_a_mistake_in_them_leaves_the_old_ones() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    Pki::new(&at("pki")).init(&[], clock(), Existing::Keep).unwrap();
+    Pki::new(at("pki")).init(&[], clock(), Existing::Keep).unwrap();
     let mut config = Config::default();
     config.ingest.listen = "127.0.0.1:0".to_owned();
     config.metrics.listen = "127.0.0.1:0".to_owned();

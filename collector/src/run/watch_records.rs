@@ -147,7 +147,7 @@ impl Watch {
     }
 
     /// What detectors and alerts know, as bytes for [`resume`](Self::resume).
-    pub(super) fn memory(&self) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn memory(&mut self) -> anyhow::Result<Vec<u8>> {
         let memory = Memory { detection: self.detection.snapshot(), alerts: self.book.snapshot()? };
         Ok(rmp_serde::to_vec(&memory)?)
     }

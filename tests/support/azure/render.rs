@@ -162,7 +162,7 @@ fn decided_by(tuple: &Tuple) -> (String, &'static str) {
 }
 
 /// By list, by rule, in the order in which they first come.
-fn grouped<'t>(tuples: &'t [Tuple]) -> Vec<(String, Vec<(&'static str, Vec<&'t Tuple>)>)> {
+fn grouped(tuples: &[Tuple]) -> Vec<(String, Vec<(&'static str, Vec<&Tuple>)>)> {
     let mut lists: Vec<(String, Vec<(&'static str, Vec<&Tuple>)>)> = Vec::new();
     for tuple in tuples {
         let (list, rule) = decided_by(tuple);
