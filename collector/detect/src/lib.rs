@@ -357,7 +357,7 @@ impl Detection {
         self.counters
     }
 
-    /// The account of each detector.
+    /// The account of each detector, as of the last poll, drain or finish.
     pub fn states(&self) -> impl Iterator<Item = &State> {
         self.detectors.iter().map(|detector| detector.state())
     }

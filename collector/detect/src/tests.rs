@@ -247,6 +247,7 @@ fn late_records_and_full_tables_are_counted_and_a_scanner_outlives_the_flood() {
     detection.observe("tap", &knock("10.0.0.9", "10.0.1.1", TCP, 445, 151.0)); // 10:01:00 is 91 s ago
     detection.poll(at(151.0), &mut findings);
     detection.observe("tap", &knock("10.0.0.9", "10.0.1.10", TCP, 445, 59.0));
+    detection.poll(at(151.2), &mut findings);
     assert_eq!(findings.last().map(|finding| (finding.stage, finding.evidence.value)), Some((Stage::Closed, 9.0)));
     let state = detection.states().next().expect("one rule");
     assert_eq!((state.late, state.refused, state.keys), (1, 0, 1));
