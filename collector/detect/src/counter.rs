@@ -72,6 +72,32 @@ pub(crate) enum Count {
     Sum(u64),
 }
 
+/// The threshold of a rule, as its settings say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// More than so many fire.
+    Above(u64),
+    /// So many fire.
+    From(u64),
+}
+
+impl Limit {
+    /// The number in the settings.
+    pub(crate) const fn threshold(self) -> u64 {
+        match self {
+            Self::Above(threshold) | Self::From(threshold) => threshold,
+        }
+    }
+
+    /// The smallest count that fires.
+    pub(crate) const fn fires_from(self) -> u64 {
+        match self {
+            Self::Above(threshold) => threshold + 1,
+            Self::From(threshold) => threshold,
+        }
+    }
+}
+
 /// What makes one counting rule.
 pub(crate) trait Counting: Send + 'static {
     /// What it keeps per key beyond the count.
@@ -91,16 +117,13 @@ pub(crate) trait Counting: Send + 'static {
         0
     }
 
-    /// The smallest count that fires.
-    fn fires_from(&self, key: &Key) -> u64;
+    /// From which count on a key fires.
+    fn limit(&self, key: &Key) -> Limit;
 
     /// The largest count that is below every threshold: a key with no more may be let go.
     fn quiet_max(&self) -> u64 {
-        self.fires_from(&Key::default()).saturating_sub(1)
+        self.limit(&Key::default()).fires_from().saturating_sub(1)
     }
-
-    /// The threshold as the settings say it: what is exceeded, or reached.
-    fn threshold(&self, key: &Key) -> f64;
 
     /// The measured value as the rule reports it.
     fn value(&self, count: u64) -> f64 {
@@ -198,8 +221,9 @@ impl<C: Counting> Counter<C> {
 
     fn close(&self, start: Timestamp, tallies: &Map<Key, Tally<C::More>>, findings: &mut Vec<Finding>) {
         let counting = &self.counting;
-        let fires =
-            |key: &Key, tally: &Tally<C::More>| tally.count() >= counting.fires_from(key) && counting.confirms(key, tally);
+        let fires = |key: &Key, tally: &Tally<C::More>| {
+            tally.count() >= counting.limit(key).fires_from() && counting.confirms(key, tally)
+        };
         let over: Vec<_> = tallies.iter().filter(|(key, tally)| fires(key, tally)).collect();
         if counting.tells(over.len()) {
             let from = findings.len();
@@ -213,7 +237,7 @@ impl<C: Counting> Counter<C> {
         let named = |services: &Least| services.values().iter().map(|&service| named(service)).collect::<Vec<_>>();
         let evidence = Evidence {
             value: self.counting.value(count),
-            threshold: self.counting.threshold(key),
+            threshold: self.counting.limit(key).threshold() as f64,
             unit: C::UNIT.to_owned(),
             hosts: tally.hosts.values().iter().map(|&host| Address(host)).collect(),
             services: named(&tally.services),
@@ -261,7 +285,7 @@ impl<C: Counting> Detector for Counter<C> {
             observers: Names::default(),
             first: at,
             last: at,
-            tell_at: counting.fires_from(&key),
+            tell_at: counting.limit(&key).fires_from(),
             told: false,
         };
         let Some(tally) = self.windows.entry(start, key, fresh) else { return };
@@ -269,7 +293,7 @@ impl<C: Counting> Detector for Counter<C> {
         tally.last = tally.last.max(at);
         tally.observers.insert(&row.observer);
         if C::NAMES_SERVICES {
-            tally.services.insert(u128::from(row.protocol) << 16 | u128::from(row.port));
+            tally.services.insert(service(row));
         }
         if C::NAMES_HOSTS {
             tally.hosts.insert(row.destination.0);
@@ -330,6 +354,11 @@ impl<C: Counting> Counter<C> {
         let told = tally.clone();
         findings.push(self.finding(key, &told, start, stage));
     }
+}
+
+/// Protocol and port of the responder as one number.
+pub(crate) fn service(row: &Row) -> u128 {
+    u128::from(row.protocol) << 16 | u128::from(row.port)
 }
 
 /// `TCP/445` of the number that stands for it.

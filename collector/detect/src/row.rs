@@ -111,7 +111,11 @@ impl Row {
             None | Some(Direction::Unknown) => sites.direction(record.source, record.destination),
             Some(direction) => direction,
         };
-        (at > Timestamp::NONE && !record.is_layer2()).then(|| Self {
+        if at <= Timestamp::NONE || record.is_layer2() {
+            return None;
+        }
+        let (contact, outcome) = judge(record);
+        Some(Self {
             observer: observer.clone(),
             origin: record.origin(),
             at,
@@ -125,8 +129,8 @@ impl Row {
             octets: record.octets,
             state: record.state,
             part: part(record),
-            contact: contact(record),
-            outcome: outcome(record),
+            contact,
+            outcome,
             action: cloud.map_or(Action::Unknown, |cloud| cloud.action),
             direction,
             class: sites.class(record.source, record.destination),
@@ -171,49 +175,51 @@ fn cloud_outcome(cloud: &Cloud, record: &FlowRecord) -> Outcome {
     }
 }
 
-fn outcome(record: &FlowRecord) -> Outcome {
+/// What came of the opening, for the rules that count contacts and for those that count results.
+fn judge(record: &FlowRecord) -> (Contact, Outcome) {
     if let Some(cloud) = &record.cloud {
-        return cloud_outcome(cloud, record);
+        let outcome = cloud_outcome(cloud, record);
+        return (if outcome.is_failure() { Contact::Probe } else { Contact::Other }, outcome);
     }
-    let answered = record.start[REVERSE].is_some() || record.packets[REVERSE] > 0;
+    let contact = contact(record);
+    (contact, outcome(record, contact))
+}
+
+fn spoke(record: &FlowRecord, way: usize) -> bool {
+    record.start[way].is_some() || record.packets[way] > 0
+}
+
+/// Of a sensor's record.
+fn outcome(record: &FlowRecord, contact: Contact) -> Outcome {
+    let answered = spoke(record, REVERSE);
     let [forward, reverse] = record.tcp_flags;
-    match record.protocol {
-        _ if !record.start[FORWARD].is_some() && record.packets[FORWARD] == 0 => Outcome::Unknown,
-        protocol::TCP if reverse & tcp::SYN != 0 => Outcome::Success,
-        protocol::TCP if knocked_tcp(record, answered, !answered && record.state != FlowState::Continue) => {
-            if answered {
-                Outcome::Reset
-            } else {
-                Outcome::NoReply
-            }
-        }
+    match (record.protocol, contact) {
+        _ if !spoke(record, FORWARD) => Outcome::Unknown,
+        (protocol::TCP, _) if reverse & tcp::SYN != 0 => Outcome::Success,
+        (protocol::TCP, Contact::Probe) if answered => Outcome::Reset,
+        (protocol::TCP, Contact::Probe) => Outcome::NoReply,
         // A half-seen connection: the initiator speaks on, so somebody answers it elsewhere.
-        protocol::TCP if forward & reverse & tcp::ACK != 0 => Outcome::Success,
-        protocol::TCP => Outcome::Unknown,
+        (protocol::TCP, Contact::Other) if forward & reverse & tcp::ACK != 0 => Outcome::Success,
+        (protocol::TCP, Contact::Other) => Outcome::Unknown,
         _ if answered => Outcome::Success,
-        _ => match contact(record) {
-            Contact::Probe if record.protocol != protocol::UDP => Outcome::NoReply,
-            // A datagram need not be answered.
-            _ => Outcome::Unknown,
-        },
+        // A datagram need not be answered.
+        (protocol::UDP, _) | (_, Contact::Other) => Outcome::Unknown,
+        (_, Contact::Probe) => Outcome::NoReply,
     }
 }
 
+/// Of a sensor's record.
 fn contact(record: &FlowRecord) -> Contact {
-    if let Some(cloud) = &record.cloud {
-        return if cloud_outcome(cloud, record).is_failure() { Contact::Probe } else { Contact::Other };
-    }
-    let spoke = |way: usize| record.start[way].is_some() || record.packets[way] > 0;
     // A source from which nothing came did nothing: the answers to a forged address (backscatter) end here.
-    if !spoke(FORWARD) {
+    if !spoke(record, FORWARD) {
         return Contact::Other;
     }
     // Silence is judged when the sensor has waited: half a second for an announcement, the idle timeout at the end. A slice may
     // be cut anywhere, even between a question and its answer.
-    let silence = !spoke(REVERSE) && record.state != FlowState::Continue;
+    let silence = !spoke(record, REVERSE) && record.state != FlowState::Continue;
     let kind = record.icmp_type_code[FORWARD] >> 8;
     let knocked = match record.protocol {
-        protocol::TCP => knocked_tcp(record, spoke(REVERSE), silence),
+        protocol::TCP => knocked_tcp(record, spoke(record, REVERSE), silence),
         // An honest datagram may be answered late, so an announcement is too early.
         protocol::UDP | protocol::SCTP => silence && record.state == FlowState::End,
         // Echo, timestamp and mask requests (RFC 792, RFC 950); echo requests (RFC 4443).

@@ -12,7 +12,7 @@
 use spanwatch_common::flow::protocol;
 use spanwatch_common::net::Address;
 
-use crate::counter::{Count, Counting, Key, Tally, Told};
+use crate::counter::{Count, Counting, Key, Limit, Tally, Told, service};
 use crate::finding::{Subject, Variant};
 use crate::row::{Contact, Part, Row};
 use crate::rules::{Common, Exclude};
@@ -44,7 +44,6 @@ pub(crate) fn is_countable(row: &Row, exclude: &Exclude) -> bool {
         && row.source.is_some()
         && row.destination.is_some()
         && row.class != FlowClass::Multicast
-        && !row.destination.is_multicast()
         && !exclude.covers(row.source, row.destination, row.port)
 }
 
@@ -53,9 +52,9 @@ pub(crate) const fn has_ports(row: &Row) -> bool {
     !matches!(row.protocol, protocol::ICMP | protocol::ICMPV6)
 }
 
-/// Protocol and port of the responder as one number.
-pub(crate) fn service(row: &Row) -> u128 {
-    u128::from(row.protocol) << 16 | u128::from(row.port)
+/// A port of one host on which no conversation came about: what the fixed forms of all port scan rules count.
+pub(crate) fn failed_port(row: &Row, exclude: &Exclude) -> Option<(Key, Count)> {
+    (has_ports(row) && is_probe(row, exclude)).then(|| (Key::of_pair(row), Count::Distinct(service(row))))
 }
 
 /// What the two forms say about answers, at the end of a sentence.
@@ -90,19 +89,15 @@ impl Counting for Horizontal {
             Variant::Exact => is_private_tcp(row),
             Variant::Fixed => is_probe(row, &self.exclude),
         };
-        counts.then(|| (Key { source: row.source.0, ..Key::default() }, Count::Distinct(row.destination.0)))
+        counts.then(|| (Key::of_source(row), Count::Distinct(row.destination.0)))
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
-        Subject::host(Address(key.source))
+        Subject::host(key.source())
     }
 
     fn sentence(&self, key: &Key, _tally: &Tally<()>, told: &Told<'_>) -> String {
@@ -135,28 +130,22 @@ impl Counting for Vertical {
     const NAMES_HOSTS: bool = false;
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
-        let counts = match self.variant {
-            Variant::Exact => is_private_tcp(row),
-            Variant::Fixed => has_ports(row) && is_probe(row, &self.exclude),
-        };
-        let key = || Key { source: row.source.0, destination: row.destination.0, ..Key::default() };
-        counts.then(|| (key(), Count::Distinct(service(row))))
+        match self.variant {
+            Variant::Exact => is_private_tcp(row).then(|| (Key::of_pair(row), Count::Distinct(service(row)))),
+            Variant::Fixed => failed_port(row, &self.exclude),
+        }
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
-        Subject::pair(Address(key.source), Address(key.destination))
+        Subject::pair(key.source(), key.destination())
     }
 
     fn sentence(&self, key: &Key, _tally: &Tally<()>, told: &Told<'_>) -> String {
-        let (source, destination, outcome) = (Address(key.source), Address(key.destination), outcome(self.variant));
+        let (source, destination, outcome) = (key.source(), key.destination(), outcome(self.variant));
         format!("{source} tried {} ports of {destination} {}, {outcome}: {}", told.count, told.within, told.services())
     }
 }

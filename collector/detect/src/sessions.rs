@@ -17,7 +17,7 @@ use std::sync::Arc;
 use spanwatch_common::cloud::Action;
 use spanwatch_common::flow::protocol;
 
-use crate::counter::{Count, Counting, Key, Tally, Told};
+use crate::counter::{Count, Counting, Key, Limit, Tally, Told};
 use crate::finding::{Severity, Subject, Variant, service_name};
 use crate::indicators::Indicators;
 use crate::ports::PortSet;
@@ -58,12 +58,8 @@ impl Counting for Failures {
         counted.map(|count| (Key::of_source(row), count))
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
@@ -101,16 +97,12 @@ impl Counting for PortMisuse {
         }
     }
 
-    fn fires_from(&self, key: &Key) -> u64 {
-        self.list.entry(key.facet).map_or(u64::MAX, |entry| entry.threshold + 1)
+    fn limit(&self, key: &Key) -> Limit {
+        self.list.entry(key.facet).map_or(Limit::From(u64::MAX), |entry| Limit::Above(entry.threshold))
     }
 
     fn quiet_max(&self) -> u64 {
         self.list.threshold_min()
-    }
-
-    fn threshold(&self, key: &Key) -> f64 {
-        self.list.entry(key.facet).map_or(0.0, |entry| entry.threshold as f64)
     }
 
     fn severity(&self, key: &Key) -> Option<Severity> {
@@ -161,12 +153,8 @@ impl Counting for Logons {
         }
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::From(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
@@ -206,15 +194,11 @@ impl Counting for Denials {
         }
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        match self.variant {
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::From(match self.variant {
             Variant::Exact => 1,
             Variant::Fixed => self.threshold,
-        }
-    }
-
-    fn threshold(&self, key: &Key) -> f64 {
-        self.fires_from(key) as f64
+        })
     }
 
     fn tells(&self, fired: usize) -> bool {
@@ -265,12 +249,8 @@ impl Counting for Indicated {
         }
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        1.0
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::From(1)
     }
 
     fn subject(&self, key: &Key) -> Subject {

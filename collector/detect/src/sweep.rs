@@ -15,12 +15,12 @@ use spanwatch_common::cloud::{Action, Direction};
 use spanwatch_common::net::{Address, Prefix};
 
 use crate::card::Card;
-use crate::counter::{Count, Counting, Key, Tally, Told};
+use crate::counter::{Count, Counting, Key, Limit, Tally, Told};
 use crate::finding::{Subject, Variant};
 use crate::ports::PortSet;
 use crate::row::{Contact, Part, Row};
 use crate::rules::Exclude;
-use crate::scan::{has_ports, is_countable, is_probe, outcome, service};
+use crate::scan::{failed_port, has_ports, is_countable, is_probe, outcome};
 
 /// KQL's `make_set(…, 100)` of AZ-06 stops here.
 const SWEEP_HOSTS_MAX: u64 = 100;
@@ -52,19 +52,12 @@ impl Counting for PortScan {
                 let counts = row.part != Part::Tail && is_public_v4(row.source) && row.source != loopback;
                 counts.then(|| (Key::of_source(row), Count::Distinct(u128::from(row.port))))
             }
-            Variant::Fixed => {
-                let counts = has_ports(row) && is_probe(row, &self.exclude);
-                counts.then(|| (Key::of_pair(row), Count::Distinct(service(row))))
-            }
+            Variant::Fixed => failed_port(row, &self.exclude),
         }
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
@@ -119,12 +112,8 @@ impl Counting for PortSweep {
         0
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn value(&self, count: u64) -> f64 {
@@ -188,19 +177,12 @@ impl Counting for QuickPortScan {
                 let counts = row.part != Part::Tail && !known;
                 counts.then(|| (Key::of_pair(row), Count::Distinct(u128::from(row.port))))
             }
-            Variant::Fixed => {
-                let counts = has_ports(row) && is_probe(row, &self.exclude);
-                counts.then(|| (Key::of_pair(row), Count::Distinct(service(row))))
-            }
+            Variant::Fixed => failed_port(row, &self.exclude),
         }
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
@@ -243,12 +225,8 @@ impl Counting for QuickSweep {
         Card::exact_to(EXACT_HOSTS_MAX)
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold + 1
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::Above(self.threshold)
     }
 
     fn subject(&self, key: &Key) -> Subject {
@@ -309,12 +287,8 @@ impl Counting for WideScan {
         u64::from(ports.tried.insert(row.port))
     }
 
-    fn fires_from(&self, _key: &Key) -> u64 {
-        self.threshold
-    }
-
-    fn threshold(&self, _key: &Key) -> f64 {
-        self.threshold as f64
+    fn limit(&self, _key: &Key) -> Limit {
+        Limit::From(self.threshold)
     }
 
     fn confirms(&self, _key: &Key, tally: &Tally<Ports>) -> bool {

@@ -296,15 +296,15 @@ impl fmt::Display for Summary {
         if self.replaced > 0 {
             writeln!(f, "           {} of them have other content than at the last import, and were read anew", self.replaced)?;
         }
-        writeln!(f, "bytes      {}", account.bytes)?;
-        writeln!(f, "records    {}", account.records)?;
+        writeln!(f, "bytes      {}", account.total.bytes)?;
+        writeln!(f, "records    {}", account.total.records)?;
         let stored = if self.dry_run { "rows, not stored" } else { "rows stored" };
-        writeln!(f, "tuples     {} = {} {stored} + {} duplicates", account.tuples, self.stored, account.duplicates)?;
-        if account.other_rows > 0 {
-            writeln!(f, "other      {} table rows that are no flows", account.other_rows)?;
+        writeln!(f, "tuples     {} = {} {stored} + {} duplicates", account.total.tuples, self.stored, account.total.duplicates)?;
+        if account.total.other_rows > 0 {
+            writeln!(f, "other      {} table rows that are no flows", account.total.other_rows)?;
         }
-        if account.held_back > 0 {
-            let (bytes, files) = (account.held_back, account.files_held_back);
+        if account.total.held_back > 0 {
+            let (bytes, files) = (account.total.held_back, account.files_held_back);
             writeln!(f, "held back  {bytes} bytes in {files} sources whose last record has not ended; import again when it has")?;
         }
         for (reason, count) in reasons(&account.failures) {

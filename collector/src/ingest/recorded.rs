@@ -43,25 +43,13 @@ pub struct InputArgs {
     pub ta_parity: bool,
 }
 
-/// What became of what was read. `tuples = rows + duplicates`.
+/// What became of what was read. `total.tuples = total.rows + total.duplicates`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Sources read to their end.
     pub files: u64,
-    /// Bytes, unpacked.
-    pub bytes: u64,
-    /// Azure's records (one per minute and interface, or table rows), and JSON lines of ours.
-    pub records: u64,
-    /// Tuples, public addresses of table rows, or JSON lines.
-    pub tuples: u64,
-    /// Exact duplicates, left out.
-    pub duplicates: u64,
-    /// Rows of a table that are no flows, left out.
-    pub other_rows: u64,
-    /// Flow records handed over.
-    pub rows: u64,
-    /// Bytes of records that had not ended where the file did.
-    pub held_back: u64,
+    /// All sources together.
+    pub total: Part,
     /// Sources whose last record had not ended.
     pub files_held_back: u64,
     /// Sources that could not be read to their end, each with the reason; at most a thousand.
@@ -73,14 +61,15 @@ pub struct Account {
 impl Account {
     /// Adds what one source came to.
     pub fn add(&mut self, part: &Part) {
-        self.bytes += part.bytes;
-        self.records += part.records;
-        self.tuples += part.tuples;
-        self.duplicates += part.duplicates;
-        self.other_rows += part.other_rows;
-        self.rows += part.rows;
-        self.held_back += part.held_back;
-        self.files_held_back += u64::from(part.held_back > 0);
+        let Part { bytes, records, tuples, duplicates, other_rows, rows, held_back } = *part;
+        self.total.bytes += bytes;
+        self.total.records += records;
+        self.total.tuples += tuples;
+        self.total.duplicates += duplicates;
+        self.total.other_rows += other_rows;
+        self.total.rows += rows;
+        self.total.held_back += held_back;
+        self.files_held_back += u64::from(held_back > 0);
     }
 
     /// Takes note of a source that could not be read to its end.
@@ -99,9 +88,9 @@ impl Account {
                 let _ = writeln!(text, "{count} {sentence}"); // writing to a String cannot fail
             }
         };
-        line(self.duplicates, "exact duplicates left out");
-        line(self.other_rows, "table rows are no flows (SubType other than FlowLog) and were left out");
-        line(self.held_back, "bytes held back: the last record of a file has not ended; read it again when it is complete");
+        line(self.total.duplicates, "exact duplicates left out");
+        line(self.total.other_rows, "table rows are no flows (SubType other than FlowLog) and were left out");
+        line(self.total.held_back, "bytes held back: the last record of a file has not ended; read it again when it is complete");
         for failure in &self.failures {
             let _ = writeln!(text, "{failure}");
         }
@@ -113,16 +102,22 @@ impl Account {
     }
 }
 
-/// What one source came to; see [`Account`].
+/// What one source came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are those of Account")]
 pub struct Part {
+    /// Bytes, unpacked.
     pub bytes: u64,
+    /// Azure's records (one per minute and interface, or table rows), and JSON lines of ours.
     pub records: u64,
+    /// Tuples, public addresses of table rows, or JSON lines.
     pub tuples: u64,
+    /// Exact duplicates, left out.
     pub duplicates: u64,
+    /// Rows of a table that are no flows, left out.
     pub other_rows: u64,
+    /// Flow records handed over.
     pub rows: u64,
+    /// Bytes of records that had not ended where the file did.
     pub held_back: u64,
 }
 

@@ -96,8 +96,7 @@ macro_rules! firsts_rule {
                     memory: Duration::from_secs(self.memory_secs),
                     learn: if card.variant == Variant::Exact { Duration::ZERO } else { Duration::from_secs(self.learn_secs) },
                 };
-                let schedule = rule.schedule();
-                Binned::boxed(rule, schedule, &card, &common, mode)
+                Binned::boxed(rule, &card, &common, mode)
             }
         }
     };

@@ -217,8 +217,7 @@ macro_rules! sessions_rule {
                     flows_min: self.flows_min,
                     compat: compat(self.seasonality_threshold, self.kappa),
                 };
-                let schedule = rule.schedule();
-                Binned::boxed(rule, schedule, &card, &common, mode)
+                Binned::boxed(rule, &card, &common, mode)
             }
         }
     };
@@ -284,8 +283,7 @@ impl Rule for UnusualSmb {
             flows_min: self.flows_min,
             bins_min: self.windows_min as usize,
         };
-        let schedule = rule.schedule();
-        Binned::boxed(rule, schedule, &card, &common, mode)
+        Binned::boxed(rule, &card, &common, mode)
     }
 }
 
@@ -346,8 +344,7 @@ impl Rule for OutboundVolume {
             ratio_min: self.ratio_min,
             compat: compat(self.seasonality_threshold, self.kappa),
         };
-        let schedule = rule.schedule();
-        Binned::boxed(rule, schedule, &card, &common, mode)
+        Binned::boxed(rule, &card, &common, mode)
     }
 }
 
@@ -430,8 +427,7 @@ macro_rules! rates_rule {
                     buckets_min: self.buckets_min as usize,
                     ratio_min: self.ratio_min,
                 };
-                let schedule = rule.schedule();
-                Binned::boxed(rule, schedule, &card, &common, mode)
+                Binned::boxed(rule, &card, &common, mode)
             }
         }
     };
@@ -485,8 +481,7 @@ impl Rule for CommonPorts {
             bins_min: self.windows_min as usize,
             ratio_min: self.ratio_min,
         };
-        let schedule = rule.schedule();
-        Binned::boxed(rule, schedule, &card, &common, mode)
+        Binned::boxed(rule, &card, &common, mode)
     }
 }
 
@@ -521,7 +516,6 @@ impl Rule for VariableHosts {
             hosts_max: self.hosts_max as usize,
             mode,
         };
-        let schedule = rule.schedule();
-        Binned::boxed(rule, schedule, &card, &common, mode)
+        Binned::boxed(rule, &card, &common, mode)
     }
 }

@@ -36,6 +36,9 @@ pub(crate) trait Rule: Send {
     /// What is kept of closed bins.
     type Past: Past;
 
+    /// When it is judged, and over what.
+    fn schedule(&self) -> Schedule;
+
     /// The keys under which `row` counts; none if it does not.
     fn keys(&self, row: &Row) -> Self::Keys;
 
@@ -101,13 +104,13 @@ struct Clock {
 
 impl<R: Rule> Binned<R> {
     /// `rule` at work. Room is for `keys_max` keys in all open bins together, and again as many in the past.
-    pub(crate) fn boxed(rule: R, schedule: Schedule, card: &RuleCard, common: &Common, mode: Mode) -> Box<dyn Detector>
+    pub(crate) fn boxed(rule: R, card: &RuleCard, common: &Common, mode: Mode) -> Box<dyn Detector>
     where
         R: 'static,
     {
         Box::new(Self {
+            schedule: rule.schedule(),
             rule,
-            schedule,
             variant: card.variant,
             time_axis: common.time_axis,
             keys_max: if mode == Mode::Replay { common.keys_max.saturating_mul(REPLAY_ROOM) } else { common.keys_max },

@@ -23,7 +23,7 @@ use spanwatch_kql::stats;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History};
-use super::{Tally, during, looks_at, mean_and_stdev, robust_z, score};
+use super::{Tally, during, flows, looks_at, mean_and_stdev, robust_z, score};
 use crate::card::Card;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::ports::PortSet;
@@ -113,11 +113,6 @@ impl CommonPort {
             score: score(value, threshold),
         }
     }
-
-    /// Judged at the end of every bin.
-    pub(crate) fn schedule(&self) -> Schedule {
-        Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
-    }
 }
 
 impl bins::Rule for CommonPort {
@@ -125,6 +120,11 @@ impl bins::Rule for CommonPort {
     type Keys = Option<u16>;
     type Cell = Cell;
     type Past = History<u16, Day>;
+
+    // Judged at the end of every bin.
+    fn schedule(&self) -> Schedule {
+        Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
+    }
 
     fn keys(&self, row: &Row) -> Option<u16> {
         let counts = self.ports.contains(row.port) && looks_at(self.card.variant, &self.exclude, row);
@@ -136,7 +136,7 @@ impl bins::Rule for CommonPort {
     }
 
     fn add(&self, cell: &mut Cell, row: &Row) {
-        let count = if self.card.variant == Variant::Exact { 1 } else { u64::from(row.events) };
+        let count = flows(self.card.variant, row);
         cell.tally.add(count, row.at);
         cell.octets = cell.octets.saturating_add(row.octets_total());
         if row.source.is_some() {

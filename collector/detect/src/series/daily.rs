@@ -35,7 +35,7 @@ use spanwatch_kql::stats::toint;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, looks_at, score};
+use super::{Tally, during, flows, looks_at, score};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -198,6 +198,15 @@ impl bins::Rule for Daily {
     type Cell = Tally;
     type Past = History<Facet, Tally>;
 
+    // Judged at the end of every bin.
+    fn schedule(&self) -> Schedule {
+        let bins = match self.card.variant {
+            Variant::Exact => self.look_back[0],
+            Variant::Fixed => self.look_back[1],
+        };
+        Schedule { every: self.bin, look_back: self.bin * bins }
+    }
+
     fn keys(&self, row: &Row) -> Option<Kind> {
         let Row { port, protocol, direction, action, .. } = *row;
         let port = match &self.watch {
@@ -218,8 +227,7 @@ impl bins::Rule for Daily {
     }
 
     fn add(&self, cell: &mut Tally, row: &Row) {
-        let count = if self.card.variant == Variant::Exact { 1 } else { u64::from(row.events) };
-        cell.add(count, row.at);
+        cell.add(flows(self.card.variant, row), row.at);
     }
 
     fn weight(&self, cell: &Tally) -> u64 {
@@ -255,16 +263,5 @@ impl bins::Rule for Daily {
                 findings.push(self.finding(*facet, tally, &verdict, now));
             }
         }
-    }
-}
-
-impl Daily {
-    /// Judged at the end of every bin.
-    pub(crate) fn schedule(&self) -> Schedule {
-        let bins = match self.card.variant {
-            Variant::Exact => self.look_back[0],
-            Variant::Fixed => self.look_back[1],
-        };
-        Schedule { every: self.bin, look_back: self.bin * bins }
     }
 }

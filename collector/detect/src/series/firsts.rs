@@ -204,11 +204,6 @@ impl Firsts {
             score: score(count as f64, 0.0),
         }
     }
-
-    /// Judged at the end of every bin.
-    pub(crate) fn schedule(&self) -> Schedule {
-        Schedule { every: self.bin, look_back: self.bin + self.memory }
-    }
 }
 
 /// The first three, and whether there are more.
@@ -226,6 +221,11 @@ impl bins::Rule for Firsts {
     type Keys = Option<Key>;
     type Cell = Sight;
     type Past = Memory;
+
+    // Judged at the end of every bin.
+    fn schedule(&self) -> Schedule {
+        Schedule { every: self.bin, look_back: self.bin + self.memory }
+    }
 
     fn keys(&self, row: &Row) -> Option<Key> {
         let Row { source, destination, port, .. } = *row;

@@ -55,6 +55,14 @@ pub(crate) fn looks_at(variant: Variant, exclude: &Exclude, row: &Row) -> bool {
     row.part != Part::Tail && (variant == Variant::Exact || is_countable(row, exclude))
 }
 
+/// How many flows `row` counts for: an exact form counts rows, as the public rules do.
+pub(crate) fn flows(variant: Variant, row: &Row) -> u64 {
+    match variant {
+        Variant::Exact => 1,
+        Variant::Fixed => u64::from(row.events),
+    }
+}
+
 /// How many median deviations `value` lies above the median of `usual`, and that median. A spread below a twentieth of the median
 /// counts as that, and below `least` as `least`: a host that does the same every day may vary a little without being odd.
 pub(crate) fn robust_z(value: f64, usual: &[f64], least: f64) -> Option<(f64, f64)> {

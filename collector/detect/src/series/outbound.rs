@@ -166,11 +166,6 @@ impl Outbound {
             score: score(value, threshold),
         }
     }
-
-    /// Judged at the end of every day.
-    pub(crate) fn schedule(&self) -> Schedule {
-        Schedule { every: DAY, look_back: DAY * self.look_back_days }
-    }
 }
 
 impl bins::Rule for Outbound {
@@ -178,6 +173,11 @@ impl bins::Rule for Outbound {
     type Keys = Option<Key>;
     type Cell = Sent;
     type Past = Hours;
+
+    // Judged at the end of every day.
+    fn schedule(&self) -> Schedule {
+        Schedule { every: DAY, look_back: DAY * self.look_back_days }
+    }
 
     fn keys(&self, row: &Row) -> Option<Key> {
         let outside = match self.card.variant {

@@ -118,11 +118,6 @@ impl Ranking {
             score: crate::finding::round2(value),
         }
     }
-
-    /// Judged at the end of every bin.
-    pub(crate) const fn schedule(&self) -> Schedule {
-        Schedule { every: self.bin, look_back: self.bin }
-    }
 }
 
 impl bins::Rule for Ranking {
@@ -130,6 +125,11 @@ impl bins::Rule for Ranking {
     type Keys = std::iter::Flatten<std::array::IntoIter<Option<Address>, 2>>;
     type Cell = Traffic;
     type Past = Range;
+
+    // Judged at the end of every bin.
+    fn schedule(&self) -> Schedule {
+        Schedule { every: self.bin, look_back: self.bin }
+    }
 
     fn keys(&self, row: &Row) -> Self::Keys {
         let looks = looks_at(self.card.variant, &self.exclude, row);

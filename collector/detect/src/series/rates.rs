@@ -31,7 +31,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::History;
-use super::{Tally, during, looks_at, mean_and_stdev, score};
+use super::{Tally, during, flows, looks_at, mean_and_stdev, score};
 use crate::card::Card;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
@@ -114,11 +114,6 @@ impl Rates {
             score: score(value, usual.threshold),
         }
     }
-
-    /// Judged at the end of every bin.
-    pub(crate) fn schedule(&self) -> Schedule {
-        Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
-    }
 }
 
 impl bins::Rule for Rates {
@@ -126,6 +121,11 @@ impl bins::Rule for Rates {
     type Keys = Option<Key>;
     type Cell = Cell;
     type Past = History<Key, Tally>;
+
+    // Judged at the end of every bin.
+    fn schedule(&self) -> Schedule {
+        Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
+    }
 
     fn keys(&self, row: &Row) -> Option<Key> {
         let exact = self.card.variant == Variant::Exact;
@@ -146,7 +146,7 @@ impl bins::Rule for Rates {
     }
 
     fn add(&self, cell: &mut Cell, row: &Row) {
-        let count = if self.card.variant == Variant::Exact { 1 } else { u64::from(row.events) };
+        let count = flows(self.card.variant, row);
         cell.tally.add(count, row.at);
         if self.what == What::Destinations {
             cell.hosts.insert(row.destination.0);

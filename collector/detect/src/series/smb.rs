@@ -21,7 +21,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, looks_at, robust_z, score};
+use super::{Tally, during, flows, looks_at, robust_z, score};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -96,11 +96,6 @@ impl Smb {
             score: score(value, threshold),
         }
     }
-
-    /// Judged at the end of every bin.
-    pub(crate) fn schedule(&self) -> Schedule {
-        Schedule { every: self.bin, look_back: self.bin * self.look_back }
-    }
 }
 
 impl bins::Rule for Smb {
@@ -108,6 +103,11 @@ impl bins::Rule for Smb {
     type Keys = Option<Key>;
     type Cell = Tally;
     type Past = History<Key, Tally>;
+
+    // Judged at the end of every bin.
+    fn schedule(&self) -> Schedule {
+        Schedule { every: self.bin, look_back: self.bin * self.look_back }
+    }
 
     fn keys(&self, row: &Row) -> Option<Key> {
         let private = match self.card.variant {
@@ -126,8 +126,7 @@ impl bins::Rule for Smb {
     }
 
     fn add(&self, cell: &mut Tally, row: &Row) {
-        let count = if self.card.variant == Variant::Exact { 1 } else { u64::from(row.events) };
-        cell.add(count, row.at);
+        cell.add(flows(self.card.variant, row), row.at);
     }
 
     fn weight(&self, cell: &Tally) -> u64 {
