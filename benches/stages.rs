@@ -14,7 +14,7 @@ use spanwatch_common::flow::{FlowEndReason, FlowRecord};
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Batch, Message};
 use spanwatch_sensor::capture::Frame;
-use spanwatch_sensor::decode::{Packet, Rules, decode};
+use spanwatch_sensor::decode::{Around, Packet, Rules, decode};
 use spanwatch_sensor::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer};
 use spanwatch_sensor::worker::{MeterSettings, Worker};
 
@@ -59,8 +59,11 @@ const START: i64 = 1_700_000_000;
 
 fn packets(flows: u32) -> Vec<Packet> {
     let at = Timestamp::from_secs(START);
-    let rules = Rules { vlan_in_key: true };
-    frames(flows, PACKETS).iter().map(|frame| decode(frame, 60, at, rules).expect("Ethernet")).collect()
+    let rules = Rules::default();
+    frames(flows, PACKETS)
+        .iter()
+        .map(|frame| decode(&Frame::ethernet(frame, 60, at), &rules, &mut Around::default()).expect("Ethernet"))
+        .collect()
 }
 
 fn settings(flows: u32) -> FlowTableSettings {
@@ -69,10 +72,12 @@ fn settings(flows: u32) -> FlowTableSettings {
 
 fn bench_decode() -> Box<dyn FnMut() -> usize> {
     let frames = frames(10_000, PACKETS);
-    let rules = Rules { vlan_in_key: true };
+    let rules = Rules::default();
+    let mut around = Around::default();
     Box::new(move || {
         for frame in &frames {
-            let _ = black_box(decode(black_box(frame), 60, Timestamp::from_secs(START), rules));
+            let frame = Frame::ethernet(black_box(frame), 60, Timestamp::from_secs(START));
+            let _ = black_box(decode(&frame, &rules, &mut around));
         }
         frames.len()
     })
@@ -93,14 +98,14 @@ fn bench_table(flows: u32) -> Box<dyn FnMut() -> usize> {
 /// Inserts only: a scan, every packet a flow of its own, ended when the round is over.
 fn bench_scan() -> Box<dyn FnMut() -> usize> {
     let at = Timestamp::from_secs(START);
-    let rules = Rules { vlan_in_key: true };
+    let rules = Rules::default();
     let packets: Vec<Packet> = (0..500_000_u32)
         .map(|n| {
             let mut frame = frames(1, 1)[0];
             frame[26..30].copy_from_slice(&[10, 0, 0, 1]);
             frame[30..34].copy_from_slice(&(0x0a80_0000 + n).to_be_bytes());
             frame[47] = 2;
-            decode(&frame, 60, at, rules).expect("Ethernet")
+            decode(&Frame::ethernet(&frame, 60, at), &rules, &mut Around::default()).expect("Ethernet")
         })
         .collect();
     let mut table = FlowTable::new(&settings(1), KeyHasher::fixed(), Observer::default()).expect("memory");
@@ -124,7 +129,7 @@ fn bench_line(flows: u32) -> Box<dyn FnMut() -> usize> {
             nanos += 1000 * POLL as i64;
             let now = Timestamp::from_nanos(nanos);
             for bytes in poll {
-                worker.take(&Frame { bytes: black_box(bytes), wire_len: 60, at: now });
+                worker.take(&Frame::ethernet(black_box(bytes), 60, now));
             }
             worker.settle(now);
             worker.records().clear();

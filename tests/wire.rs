@@ -129,7 +129,10 @@ fn golden() -> Vec<(&'static str, Message)> {
         ("data_empty", batch(Vec::new())),
         ("data_many", batch(many.collect())),
         ("ack", Message::Ack(Ack { boot: 7, up_to: 42 })),
-        ("stats", Message::Stats(Stats { boot: 7, ledger: ledger(), capture: "af_xdp native copy".to_owned() })),
+        (
+            "stats",
+            Message::Stats(Stats { boot: 7, ledger: ledger(), capture: "af_xdp native copy".to_owned(), ports: Vec::new() }),
+        ),
         ("reject", Message::Reject(Reject { code: RejectCode::Superseded, reason: "another has taken over".to_owned() })),
     ]
 }
@@ -267,7 +270,7 @@ proptest! {
 
     #[test]
     fn a_mutated_message_with_a_right_checksum_is_an_error_or_a_message(place in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let frame = encode(&Message::Stats(Stats { boot: 7, ledger: ledger(), capture: String::new() }));
+        let frame = encode(&Message::Stats(Stats { boot: 7, ledger: ledger(), capture: String::new(), ports: Vec::new() }));
         let small = encode(&Message::Ack(Ack { boot: 7, up_to: 9 }));
         for mut frame in [frame, small] {
             if frame[4] == 0 {

@@ -3,6 +3,7 @@
 //! One table serves the wire (columns), JSON (keys) and CSV (header). Adding a field to [`FlowRecord`] means one line here;
 //! a number, once used on the wire, never changes its meaning.
 
+use crate::encapsulation::{Encapsulation, Encapsulations};
 use crate::flow::{BiflowDirection, FORWARD, FlowEndReason, FlowRecord, FlowState, Mac, REVERSE};
 use crate::net::Address;
 use crate::time::Timestamp;
@@ -51,6 +52,8 @@ pub enum Shown {
     Address,
     /// The word of a [`FlowState`].
     State,
+    /// The names of [`Encapsulations`], joined by `+`.
+    Encapsulations,
     /// Nanoseconds since the epoch, shown a second time in milliseconds.
     Time,
 }
@@ -74,6 +77,10 @@ pub enum Applies {
     SeenIp,
     /// Records that end something.
     Ended,
+    /// Records whose value is not zero.
+    NotZero,
+    /// Records of what came through ERSPAN II or III.
+    Erspan,
 }
 
 impl Element {
@@ -94,6 +101,13 @@ impl Element {
             Applies::Seen => seen(),
             Applies::SeenIp => seen() && !record.is_layer2(),
             Applies::Ended => record.end_reason != FlowEndReason::None,
+            Applies::NotZero => match self.access {
+                Access::Word(get, _) => get(record) != 0,
+                Access::Wide(get, _) => get(record) != 0,
+            },
+            Applies::Erspan => {
+                record.encapsulations.has(Encapsulation::Erspan2) || record.encapsulations.has(Encapsulation::Erspan3)
+            }
         }
     }
 }
@@ -170,22 +184,22 @@ macro_rules! mac {
 }
 
 macro_rules! address {
-    ($id:expr, $name:literal, $field:ident) => {
+    ($pen:expr, $id:expr, $name:literal, $applies:ident, $field:ident $([$way:ident])?) => {
         Element {
             name: $name,
-            pen: 0,
+            pen: $pen,
             id: $id,
             reverse: false,
-            applies: Applies::Ip,
+            applies: Applies::$applies,
             shown: Shown::Address,
-            access: Access::Wide(|r| r.$field.0, |r, v| r.$field = Address(v)),
+            access: Access::Wide(|r| r.$field$([$way])?.0, |r, v| r.$field$([$way])? = Address(v)),
         }
     };
 }
 
 /// Every field, in the order of JSON keys and CSV columns. Addresses have the element of IPv6 on the wire, IPv4 mapped into it;
 /// text names them by their family.
-pub static ELEMENTS: [Element; 46] = [
+pub static ELEMENTS: [Element; 68] = [
     time!(156, "flowStartNanoseconds", start[FORWARD]),
     time!(157, "flowEndNanoseconds", end[FORWARD]),
     Element {
@@ -225,8 +239,8 @@ pub static ELEMENTS: [Element; 46] = [
     number!(OWN_PEN, 62, "vlanTagCount", Always, vlan_tags: u8),
     mac!(56, "sourceMacAddress", source_mac),
     mac!(80, "destinationMacAddress", destination_mac),
-    address!(27, "sourceIPv6Address", source),
-    address!(28, "destinationIPv6Address", destination),
+    address!(0, 27, "sourceIPv6Address", Ip, source),
+    address!(0, 28, "destinationIPv6Address", Ip, destination),
     number!(0, 4, "protocolIdentifier", Ip, protocol: u8),
     number!(0, 7, "sourceTransportPort", Ip, source_port: u16),
     number!(0, 11, "destinationTransportPort", Ip, destination_port: u16),
@@ -256,6 +270,44 @@ pub static ELEMENTS: [Element; 46] = [
     half!(0, 5, "ipClassOfService", SeenIp, class_of_service[REVERSE]: u8),
     half!(0, 197, "fragmentFlags", SeenIp, fragment_flags[FORWARD]: u8),
     half!(0, 197, "fragmentFlags", SeenIp, fragment_flags[REVERSE]: u8),
+    Element {
+        name: "encapsulations",
+        pen: OWN_PEN,
+        id: 63,
+        reverse: false,
+        applies: Applies::NotZero,
+        shown: Shown::Encapsulations,
+        access: Access::Word(|r| u64::from(r.encapsulations.0), |r, v| r.encapsulations = Encapsulations(v as u32)),
+    },
+    number!(0, 351, "layer2SegmentId", NotZero, layer2_segment: u64),
+    number!(0, 70, "mplsTopLabelStackSection", NotZero, mpls_top_label: u32),
+    address!(OWN_PEN, 64, "tunnelSourceAddress", NotZero, tunnel[FORWARD]),
+    address!(OWN_PEN, 65, "tunnelDestinationAddress", NotZero, tunnel[REVERSE]),
+    number!(OWN_PEN, 66, "erspanSessionId", Erspan, erspan_session: u16),
+    number!(OWN_PEN, 67, "layer2Instance", NotZero, layer2_instance: u64),
+    address!(OWN_PEN, 68, "arpSenderAddress", NotZero, arp[FORWARD]),
+    address!(OWN_PEN, 69, "arpTargetAddress", NotZero, arp[REVERSE]),
+    Element {
+        name: "flowAnswered",
+        pen: OWN_PEN,
+        id: 70,
+        reverse: false,
+        applies: Applies::Always,
+        shown: Shown::Number,
+        access: Access::Word(|r| u64::from(r.answered), |r, v| r.answered = v != 0),
+    },
+    half!(OWN_PEN, 1, "tcpHandshakeRttNanoseconds", NotZero, tcp_handshake[FORWARD]: u32),
+    Element { reverse: false, ..half!(OWN_PEN, 2, "tcpHandshakeClientRttNanoseconds", NotZero, tcp_handshake[REVERSE]: u32) },
+    half!(OWN_PEN, 71, "tcpRetransmissionDeltaCount", NotZero, tcp_retransmissions[FORWARD]: u32),
+    half!(OWN_PEN, 71, "tcpRetransmissionDeltaCount", NotZero, tcp_retransmissions[REVERSE]: u32),
+    half!(OWN_PEN, 72, "tcpOutOfOrderDeltaCount", NotZero, tcp_out_of_order[FORWARD]: u32),
+    half!(OWN_PEN, 72, "tcpOutOfOrderDeltaCount", NotZero, tcp_out_of_order[REVERSE]: u32),
+    half!(OWN_PEN, 3, "tcpZeroWindowDeltaCount", NotZero, tcp_zero_windows[FORWARD]: u32),
+    half!(OWN_PEN, 3, "tcpZeroWindowDeltaCount", NotZero, tcp_zero_windows[REVERSE]: u32),
+    half!(OWN_PEN, 4, "tcpMissedOctetDeltaCount", NotZero, tcp_missed_octets[FORWARD]: u64),
+    half!(OWN_PEN, 4, "tcpMissedOctetDeltaCount", NotZero, tcp_missed_octets[REVERSE]: u64),
+    half!(OWN_PEN, 73, "icmpErrorTypeCode", NotZero, icmp_error[FORWARD]: u16),
+    half!(OWN_PEN, 73, "icmpErrorTypeCode", NotZero, icmp_error[REVERSE]: u16),
 ];
 
 #[cfg(test)]
@@ -276,8 +328,9 @@ mod tests {
             let before: Vec<u128> = ELEMENTS.iter().map(|e| read(e, &record)).collect();
             match element.access {
                 Access::Word(get, set) => {
-                    set(&mut record, 2);
-                    assert_eq!(get(&record), 2, "{}", element.name);
+                    let value = if element.name == "flowAnswered" { 1 } else { 2 };
+                    set(&mut record, value);
+                    assert_eq!(get(&record), value, "{}", element.name);
                 }
                 Access::Wide(get, set) => {
                     set(&mut record, 1 << 100);

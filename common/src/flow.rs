@@ -4,6 +4,7 @@
 //! the initiator sent ("forward"), index 1 what came back ("reverse").
 
 use crate::cloud::Cloud;
+use crate::encapsulation::Encapsulations;
 use crate::net::Address;
 use crate::time::Timestamp;
 
@@ -198,8 +199,61 @@ pub struct FlowRecord {
     pub ip_len_min: [u16; 2],
     /// Element 26, maximumIpTotalLength.
     pub ip_len_max: [u16; 2],
+    /// What was around the conversation in its first frame, and was taken off.
+    pub encapsulations: Encapsulations,
+    /// Element 351, layer2SegmentId: the kind of overlay in the top byte ([`segment`]), its identifier below; 0 when there is none.
+    pub layer2_segment: u64,
+    /// Element 70, mplsTopLabelStackSection: label · 16 + traffic class · 2 + bottom of stack; 0 when there is none.
+    pub mpls_top_label: u32,
+    /// Outer addresses of the outermost tunnel: who sent the tunnel's packet that carried the initiator's first frame (or, as long as
+    /// only the responder was heard, to whom it was sent), and the other end. They say which switch mirrored it. None without a tunnel.
+    pub tunnel: [Address; 2],
+    /// Session of the ERSPAN header, 0 to 1023; says something only where `encapsulations` has ERSPAN II or III.
+    pub erspan_session: u16,
+    /// What tells apart conversations of one layer-2 protocol between the same stations ([`crate::layer2`]): APPID of GOOSE and SV,
+    /// frame id class of PROFINET, OUI · 65536 + protocol id of SNAP, and so on. 0 where the protocol has none.
+    pub layer2_instance: u64,
+    /// ARP's protocol addresses: of the sender and of the target, by [`source_mac`](Self::source_mac). None in other flows.
+    pub arp: [Address; 2],
+    /// Whether both ends were heard at any time in the flow's life so far. In UDP: whether it was answered.
+    pub answered: bool,
+    /// Round trips of the TCP handshake in ns: SYN to SYN+ACK (the server's half of the path, seen from the mirror port), SYN+ACK to
+    /// ACK (the client's half). 0 where it was not seen; in every record after it was. At most 4.29 s.
+    pub tcp_handshake: [u32; 2],
+    /// TCP segments each way whose octets were all seen before.
+    pub tcp_retransmissions: [u32; 2],
+    /// TCP segments each way that came after later ones, within the time that reordering takes.
+    pub tcp_out_of_order: [u32; 2],
+    /// TCP segments each way that closed the window (RFC 9293 §3.8.6.1).
+    pub tcp_zero_windows: [u32; 2],
+    /// TCP octets sent each way that the other end acknowledged, but that never came by: proof of loss on the mirror.
+    pub tcp_missed_octets: [u64; 2],
+    /// Type · 256 + code of the last ICMP error that quoted a packet sent each way; 0 when there was none in this slice.
+    pub icmp_error: [u16; 2],
     /// What only a cloud's flow log says; none for what a sensor saw.
     pub cloud: Option<Box<Cloud>>,
+}
+
+/// Kinds of overlay in the top byte of layer2SegmentId. IANA has registered 1 and 2; ours are above 0x80.
+pub mod segment {
+    #![allow(missing_docs, reason = "the names are the overlays'")]
+    pub const VXLAN: u8 = 1;
+    pub const NVGRE: u8 = 2;
+    pub const GENEVE: u8 = 0x81;
+    pub const VXLAN_GPE: u8 = 0x82;
+    /// A plain GRE key (RFC 2890), 32 bits.
+    pub const GRE_KEY: u8 = 0x83;
+    /// A GTP-U tunnel endpoint identifier, 32 bits.
+    pub const GTP_U: u8 = 0x84;
+    /// The I-SID of 802.1ah.
+    pub const PBB: u8 = 0x85;
+    /// A PPPoE session, 16 bits.
+    pub const PPPOE: u8 = 0x86;
+
+    /// The element's value.
+    pub const fn id(kind: u8, id: u32) -> u64 {
+        (kind as u64) << 56 | id as u64
+    }
 }
 
 /// The protocol number of a flow that has no IP header (IANA "Reserved").

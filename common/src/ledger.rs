@@ -68,6 +68,14 @@ pub struct Ignored {
     pub runt: u64,
     /// From a capture file whose link type is not read.
     pub link_type: u64,
+    /// A second copy of a packet that was metered, as a port mirrored both ways (or two ports) gives it; removed as `flow.dedup` says.
+    pub duplicate_copy: u64,
+    /// The same after a router: other MAC addresses, a smaller TTL.
+    pub duplicate_routed: u64,
+    /// The twin that HSR or PRP (IEC 62439-3) sends the other way round, or over the other network.
+    pub duplicate_redundant: u64,
+    /// A part of a fragmented tunnel packet that was put together; the whole is metered with its last part.
+    pub tunnel_fragment: u64,
 }
 
 /// Flows and the records made of them.
@@ -108,6 +116,15 @@ pub struct Odd {
     pub fragment_without_first: u64,
     /// Headers nested deeper than the decoder follows.
     pub too_deep: u64,
+    /// A tunnel header that is understood around something that is not; metered by what is outside.
+    pub unknown_encapsulation: u64,
+    /// A tunnel or tag header that is cut short or contradicts itself; metered by what is outside.
+    pub bad_encapsulation: u64,
+    /// Parts of fragmented tunnel packets whose other parts never came (or for which there was no room); counted as ignored or metered, as
+    /// parts.
+    pub tunnel_fragment_lost: u64,
+    /// Packets of a tunnel that had no place in the table of tunnels; their flows say nothing of it.
+    pub tunnel_not_named: u64,
     /// Packets more than two seconds older than a packet before them.
     pub late: u64,
 }
@@ -122,7 +139,7 @@ impl Dropped {
 impl Ignored {
     /// Sum over all reasons.
     pub const fn total(&self) -> u64 {
-        self.runt + self.link_type
+        self.runt + self.link_type + self.duplicate_copy + self.duplicate_routed + self.duplicate_redundant + self.tunnel_fragment
     }
 }
 
@@ -176,6 +193,10 @@ impl Ledger {
             &mut dropped.interface,
             &mut ignored.runt,
             &mut ignored.link_type,
+            &mut ignored.duplicate_copy,
+            &mut ignored.duplicate_routed,
+            &mut ignored.duplicate_redundant,
+            &mut ignored.tunnel_fragment,
             &mut flows.observed,
             &mut flows.live,
             &mut flows.peak,
@@ -190,12 +211,16 @@ impl Ledger {
             &mut odd.no_ip_length,
             &mut odd.fragment_without_first,
             &mut odd.too_deep,
+            &mut odd.unknown_encapsulation,
+            &mut odd.bad_encapsulation,
+            &mut odd.tunnel_fragment_lost,
+            &mut odd.tunnel_not_named,
             &mut odd.late,
         ]
     }
 }
 
-const COUNTS: usize = 31;
+const COUNTS: usize = 39;
 
 const NAMES: [&str; COUNTS] = [
     "wire",
@@ -214,6 +239,10 @@ const NAMES: [&str; COUNTS] = [
     "dropped.interface",
     "ignored.runt",
     "ignored.link_type",
+    "ignored.duplicate_copy",
+    "ignored.duplicate_routed",
+    "ignored.duplicate_redundant",
+    "ignored.tunnel_fragment",
     "flows.observed",
     "flows.live",
     "flows.peak",
@@ -228,6 +257,10 @@ const NAMES: [&str; COUNTS] = [
     "odd.no_ip_length",
     "odd.fragment_without_first",
     "odd.too_deep",
+    "odd.unknown_encapsulation",
+    "odd.bad_encapsulation",
+    "odd.tunnel_fragment_lost",
+    "odd.tunnel_not_named",
     "odd.late",
 ];
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::cloud::{Cloud, CloudAccess, CloudContext, FIELDS};
 use crate::element::{Access, ELEMENTS, Element, Shown};
+use crate::encapsulation::Encapsulations;
 use crate::flow::{FlowRecord, FlowState, LAYER2, protocol};
 use crate::net::Address;
 
@@ -45,6 +46,7 @@ fn value(element: &Element, record: &FlowRecord, out: &mut String) {
         Access::Wide(get, _) => write!(out, "{}", Address(get(record))),
         Access::Word(get, _) => match element.shown {
             Shown::State => write!(out, "{}", record.state.name()),
+            Shown::Encapsulations => write!(out, "{}", record.encapsulations),
             Shown::Time => write!(out, "{}", get(record).cast_signed()),
             Shown::Mac => {
                 let [_, _, a, b, c, d, e, f] = get(record).to_be_bytes();
@@ -56,7 +58,7 @@ fn value(element: &Element, record: &FlowRecord, out: &mut String) {
 }
 
 const fn is_quoted(shown: Shown) -> bool {
-    matches!(shown, Shown::Mac | Shown::Address | Shown::State)
+    matches!(shown, Shown::Mac | Shown::Address | Shown::State | Shown::Encapsulations)
 }
 
 /// Appends `record` as one JSON object and a line feed.
@@ -167,6 +169,7 @@ fn read_value(element: &Element, value: &Value, record: &mut FlowRecord) -> Opti
             record,
             match element.shown {
                 Shown::State => FlowState::ALL.into_iter().find(|state| Some(state.name()) == value.as_str())? as u64,
+                Shown::Encapsulations => u64::from(Encapsulations::from_names(value.as_str()?)?.0),
                 Shown::Time => value.as_i64()?.cast_unsigned(),
                 Shown::Mac => mac(value.as_str()?)?,
                 Shown::Number | Shown::Address => value.as_u64()?,

@@ -11,7 +11,7 @@ use crate::export::ExportSettings;
 use crate::flow_table::FlowTableSettings;
 use crate::fragments::FragmentSettings;
 use crate::uplink::settings::UplinkSettings;
-use crate::worker::MeterSettings;
+use crate::worker::{FlowSettings, MeterSettings};
 
 /// Where the settings are unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/spanwatch/sensor.toml";
@@ -22,6 +22,8 @@ pub const DEFAULT_PATH: &str = "/etc/spanwatch/sensor.toml";
 pub struct Config {
     /// Where packets come from.
     pub capture: CaptureSettings,
+    /// What makes packets one flow.
+    pub flow: FlowSettings,
     /// How flows are kept.
     pub flow_table: FlowTableSettings,
     /// How fragments find their ports.
@@ -74,7 +76,7 @@ impl Config {
 
     /// The part that the workers need.
     pub fn meter(&self) -> MeterSettings {
-        MeterSettings { flow_table: self.flow_table.clone(), fragments: self.fragments.clone() }
+        MeterSettings { flow: self.flow.clone(), flow_table: self.flow_table.clone(), fragments: self.fragments.clone() }
     }
 }
 

@@ -111,12 +111,18 @@ fn datagram_key(packet: &Packet, id: u32) -> FlowKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{Rules, decode};
+    use crate::capture::Frame;
+    use crate::decode::{Around, Rules, decode};
 
     fn fragment(header: &str, body: &str, secs: i64) -> Packet {
         let text = format!("020000000002 020000000001 86dd {header} {body}").replace(' ', "");
         let bytes: Vec<u8> = (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex")).collect();
-        decode(&bytes, bytes.len() as u32, Timestamp::from_secs(secs), Rules { vlan_in_key: true }).expect("Ethernet")
+        decode(
+            &Frame::ethernet(&bytes, bytes.len() as u32, Timestamp::from_secs(secs)),
+            &Rules::default(),
+            &mut Around::default(),
+        )
+        .expect("Ethernet")
     }
 
     /// 2001:db8::1 > 2001:db8::2, 24 octets, next header fragment.

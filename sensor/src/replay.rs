@@ -52,7 +52,6 @@ pub fn replay(
 ) -> Result<(Ledger, Option<CaptureError>), ReplayError> {
     let observer = Observer { observation_point: 1, ingress_interface: 0 };
     let mut worker = Worker::new(settings, KeyHasher::fixed(), observer).map_err(ReplayError::Memory)?;
-    let is_ethernet = file.is_ethernet();
     let mut newest = Timestamp::NONE;
     let mut damage = None;
     loop {
@@ -60,11 +59,7 @@ pub fn replay(
         let drained = file.drain(Timestamp::NONE, BATCH, |frame| {
             octets += frame.bytes.len() as u64 + 16; // and the header of a packet in the file
             newest = newest.max(frame.at);
-            if is_ethernet {
-                worker.take(frame);
-            } else {
-                worker.ignore_link_type();
-            }
+            worker.take(frame);
         });
         worker.settle(newest);
         each(worker.records())?;

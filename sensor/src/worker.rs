@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{Frame, Losses};
-use crate::decode::{self, Packet, Rules, Undecodable};
+use crate::decode::{self, Around, Packet, Rules, Undecodable};
 use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer};
 use crate::fragments::{FragmentSettings, FragmentTable};
 
@@ -14,10 +15,43 @@ use crate::fragments::{FragmentSettings, FragmentTable};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MeterSettings {
+    /// What makes packets one flow, and whether second copies of a packet count.
+    pub flow: FlowSettings,
     /// Size and timeouts of the flow table.
     pub flow_table: FlowTableSettings,
     /// Size and timeout of the fragment table.
     pub fragments: FragmentSettings,
+}
+
+/// What makes packets one flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowSettings {
+    /// What is in the key beside addresses, ports and protocol.
+    pub key: KeySettings,
+}
+
+/// What is in the key of a flow beside addresses, ports and protocol of the innermost conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeySettings {
+    /// Whether packets of different VLANs belong to different flows: machine cells with the same addresses, each in a VLAN of its own.
+    /// Turn it off when the switch tags only one direction.
+    pub vlan: bool,
+    /// Whether packets of different overlays (VXLAN network, GENEVE network, NVGRE subnet, GRE key) belong to different flows. Turn it on where
+    /// tenants with the same addresses are told apart by nothing else.
+    pub tunnel: bool,
+    /// Whether packets from different interfaces of a capture file belong to different flows. Leave it off for the two fibres of a TAP.
+    pub interface: bool,
+    /// Whether packets between different pairs of MAC addresses belong to different flows. Splits a conversation that takes several
+    /// routers.
+    pub mac: bool,
+}
+
+impl Default for KeySettings {
+    fn default() -> Self {
+        Self { vlan: true, tunnel: false, interface: false, mac: false }
+    }
 }
 
 /// Longest frame that is believed; a length beyond it is a damaged file's.
@@ -28,11 +62,13 @@ pub struct Worker {
     table: FlowTable,
     fragments: FragmentTable,
     rules: Rules,
+    around: Around,
     batch: Vec<Packet>,
     records: Vec<FlowRecord>,
     delivered: u64,
     ignored: Ignored,
     odd: Odd,
+    health: Health,
 }
 
 impl Worker {
@@ -44,21 +80,23 @@ impl Worker {
         Ok(Self {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
             fragments: FragmentTable::new(&settings.fragments, hasher),
-            rules: Rules { vlan_in_key: settings.flow_table.vlan_in_key },
+            rules: Rules { vlan_in_key: settings.flow.key.vlan },
+            around: Around::default(),
             batch: Vec::with_capacity(BATCH),
             records: Vec::new(),
             delivered: 0,
             ignored: Ignored::default(),
             odd: Odd::default(),
+            health: Health::default(),
         })
     }
 
-    /// Takes one Ethernet frame.
+    /// Takes one frame.
     #[inline]
     pub fn take(&mut self, frame: &Frame<'_>) {
         self.delivered += 1;
-        let frame_octets = frame.wire_len.min(FRAME_OCTETS_MAX);
-        match decode::decode(frame.bytes, frame_octets, frame.at, self.rules) {
+        let frame = Frame { wire_len: frame.wire_len.min(FRAME_OCTETS_MAX), ..*frame };
+        match decode::decode(&frame, &self.rules, &mut self.around) {
             Ok(mut packet) => {
                 self.odd.sliced += u64::from(frame.bytes.len() < frame.wire_len as usize);
                 packet.odd.count(&mut self.odd);
@@ -71,13 +109,8 @@ impl Worker {
                 }
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
+            Err(Undecodable::LinkType) => self.ignored.link_type += 1,
         }
-    }
-
-    /// Takes a frame of a link type that is not decoded.
-    pub const fn ignore_link_type(&mut self) {
-        self.delivered += 1;
-        self.ignored.link_type += 1;
     }
 
     fn observe(&mut self) {
@@ -120,6 +153,11 @@ impl Worker {
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
             odd: Odd { late: counts.late, ..self.odd },
         }
+    }
+
+    /// How well the mirror does its work so far.
+    pub fn health(&self, losses: &Losses) -> Health {
+        Health { packets: self.delivered, sliced: self.odd.sliced, dropped: losses.dropped.total(), ..self.health }
     }
 
     /// The same, with the packets in the table added up flow by flow: exact, and as slow as the table is large.

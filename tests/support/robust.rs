@@ -26,7 +26,7 @@ impl Line {
     /// Takes a frame, `longer` octets longer on the wire than captured, a millisecond after the one before.
     pub fn take(&mut self, bytes: &[u8], longer: u32) {
         self.now = Timestamp::from_nanos(self.now.as_nanos() + 1_000_000);
-        self.worker.take(&Frame { bytes, wire_len: bytes.len() as u32 + longer, at: self.now });
+        self.worker.take(&Frame::ethernet(bytes, bytes.len() as u32 + longer, self.now));
         self.frames += 1;
         if self.frames.is_multiple_of(50) {
             self.worker.settle(self.now);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WireError;
 use super::batch::{Batch, PackedBatch};
+use crate::health::PortHealth;
 use crate::ledger::Ledger;
 
 /// Version of the conversation. A collector refuses a sensor of another one, and the sensor keeps what it has.
@@ -77,6 +78,8 @@ pub struct Stats {
     pub ledger: Ledger,
     /// How packets are captured, e.g. `af_xdp native copy`.
     pub capture: String,
+    /// How well each capture port does its work.
+    pub ports: Vec<PortHealth>,
 }
 
 /// Why a collector turns a sensor away.

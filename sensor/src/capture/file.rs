@@ -6,7 +6,7 @@ use std::time::Duration;
 use pcap::{Linktype, Offline, Precision};
 use spanwatch_common::time::Timestamp;
 
-use super::{Capture, CaptureError, CaptureErrorKind, Drained, Frame, Losses};
+use super::{Capture, CaptureError, CaptureErrorKind, Drained, Frame, Link, Losses};
 
 /// A capture file.
 pub struct File {
@@ -65,6 +65,7 @@ impl Capture for File {
     }
 
     fn drain(&mut self, _: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
+        let link = if self.is_ethernet() { Link::Ethernet } else { Link::Unread };
         let mut frames = 0;
         while frames < max && !self.ended {
             match self.pcap.next_packet() {
@@ -75,7 +76,7 @@ impl Capture for File {
                     // Zero means "never" to us; a capture without a clock starts one nanosecond later.
                     let at = Timestamp::from_nanos(nanos.max(1));
                     let bytes = packet.data;
-                    each(&Frame { bytes, wire_len: header.len.max(header.caplen), at });
+                    each(&Frame { link, ..Frame::ethernet(bytes, header.len.max(header.caplen), at) });
                     frames += 1;
                     self.read += 1;
                 }

@@ -43,12 +43,42 @@ use settings::{Mode, Settings};
 /// One captured frame, lent for the length of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// The frame from its destination MAC on, without FCS; may be cut short.
+    /// The frame from its first header on (see `link`), without FCS; may be cut short.
     pub bytes: &'a [u8],
     /// Octets it had on the wire (without FCS); at least `bytes.len()`.
     pub wire_len: u32,
     /// When it was captured.
     pub at: Timestamp,
+    /// What its first header is.
+    pub link: Link,
+    /// Number of the interface within a capture file, from 1; 0 where there is only one.
+    pub interface: u32,
+}
+
+impl<'a> Frame<'a> {
+    /// An Ethernet frame of a capture with one interface.
+    pub const fn ethernet(bytes: &'a [u8], wire_len: u32, at: Timestamp) -> Self {
+        Self { bytes, wire_len, at, link: Link::Ethernet, interface: 0 }
+    }
+}
+
+/// What stands at the beginning of a frame: the link types of the pcap formats that are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Link {
+    /// An Ethernet header: DLT 1, and everything live.
+    #[default]
+    Ethernet,
+    /// An IP header of either version: DLT_RAW, DLT_IPV4, DLT_IPV6.
+    Raw,
+    /// Four octets of address family, then IP: DLT_NULL and DLT_LOOP.
+    Null,
+    /// Linux cooked capture: 16 octets, then by ethertype. DLT_LINUX_SLL.
+    Sll,
+    /// Its version 2: 20 octets. DLT_LINUX_SLL2.
+    Sll2,
+    /// Something else (802.11, PPP, USB…): counted, never read.
+    Unread,
 }
 
 /// What a call of [`Capture::drain`] found.

@@ -116,7 +116,7 @@ impl Capture for Packet {
     fn drain(&mut self, _now: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
         let handed = self.capture.dispatch(Some(max), |packet| {
             let at = Timestamp::from_secs(packet.header.ts.tv_sec).plus(nanos(packet.header.ts.tv_usec));
-            each(&Frame { bytes: packet.data, wire_len: packet.header.len, at });
+            each(&Frame::ethernet(packet.data, packet.header.len, at));
         });
         let handed = handed.map_err(|error| refused(&self.name, &error))?;
         self.delivered += handed as u64;

@@ -18,16 +18,18 @@ pub enum Kind {
 
 /// Key of a bidirectional flow: the same whichever end sent the packet.
 ///
-/// Endpoint `a` is the smaller of the two by (address, port). 44 bytes without padding, so that it can be hashed and compared
+/// Endpoint `a` is the smaller of the two by (address, port). 48 bytes without padding, so that it can be hashed and compared
 /// as plain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FlowKey {
-    /// Address of endpoint a: IPv6, mapped IPv4, or a MAC in the last six bytes; network byte order.
+    /// Address of endpoint a, network byte order: IPv6, mapped IPv4, or at layer 2 a MAC in the last six bytes, before it ARP's IPv4
+    /// address (four bytes), and SNAP's OUI in the first three.
     pub a: [u8; 16],
     /// Address of endpoint b.
     pub b: [u8; 16],
-    /// Port of endpoint a; the identifier of an ICMP query; 0 where there is none.
+    /// Port of endpoint a; the identifier of an ICMP query; at layer 2 what tells apart conversations of one protocol
+    /// ([`spanwatch_common::layer2`]), the same for both ends; 0 where there is none.
     pub a_port: u16,
     /// Port of endpoint b.
     pub b_port: u16,
@@ -41,6 +43,8 @@ pub struct FlowKey {
     pub protocol: u8,
     /// A [`Kind`].
     pub kind: u8,
+    /// Stands for whatever else `flow.key` puts into the key: tunnel, interface, MAC addresses; 0 when nothing is.
+    pub context: u32,
 }
 
 /// Which end of its key sent a packet.
@@ -89,6 +93,7 @@ impl FlowKey {
             detail: 0,
             protocol,
             kind: kind as u8,
+            context: 0,
         };
         let number = |end: &Endpoint| (u128::from_be_bytes(end.address), end.port);
         if number(&source) <= number(&destination) {

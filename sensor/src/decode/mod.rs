@@ -9,12 +9,15 @@ mod key;
 
 use bytemuck::Zeroable as _;
 use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
+use spanwatch_common::encapsulation::Encapsulations;
 use spanwatch_common::flow::{LAYER2, Mac};
 use spanwatch_common::ledger;
+use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 pub use key::{FlowKey, Kind, Way};
 
+use crate::capture::{Frame, Link};
 use key::Endpoint;
 
 /// Most VLAN tags that are read; a frame with more is metered by its MAC addresses.
@@ -55,6 +58,47 @@ pub struct Packet {
     pub destination_mac: Mac,
     /// The datagram that it is a fragment of.
     pub fragment: Option<Fragment>,
+    /// TCP: sequence number of its first octet (RFC 9293 §3.1). 0 where the header is cut short.
+    pub sequence: u32,
+    /// TCP: acknowledgement number; says something only with ACK.
+    pub acknowledgement: u32,
+    /// TCP: window, not scaled.
+    pub window: u16,
+    /// TCP: octets of payload, by the IP header's length.
+    pub payload_octets: u32,
+    /// Where in the frame the innermost network header begins (for layer 2: what follows the ethertype or length).
+    pub network_at: u16,
+    /// What was around it. Not empty: [`Around`] was written, too.
+    pub encapsulations: Encapsulations,
+    /// Number of its tunnel in the flow table's list of them; 0 for none. Decoding leaves it 0.
+    pub tunnel: u32,
+}
+
+/// What was around the innermost conversation of one frame, from the outside in. Only written for a frame that has any
+/// [`encapsulations`](Packet::encapsulations); lent, so that a plain frame costs nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// layer2SegmentId of the innermost overlay; 0 without.
+    pub layer2_segment: u64,
+    /// Outermost MPLS label stack entry without its TTL (element 70); 0 without.
+    pub mpls_top_label: u32,
+    /// Source and destination of the outermost tunnel's IP header; none without a tunnel.
+    pub tunnel: [Address; 2],
+    /// Session of the ERSPAN header.
+    pub erspan_session: u16,
+    /// Sequence number that ERSPAN put into the GRE header.
+    pub erspan_sequence: Option<u32>,
+    /// What HSR or PRP added.
+    pub redundancy: Option<Redundancy>,
+}
+
+/// What tells an HSR or PRP frame from its twin, and from the next frame (IEC 62439-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redundancy {
+    /// Sequence number of the source; twins have the same.
+    pub sequence: u16,
+    /// HSR path, or PRP's LAN (0xa, 0xb); twins differ.
+    pub path: u8,
 }
 
 /// The tcpControlBits within [`Packet::flags`]: the twelve bits between data offset and window (RFC 9293 §3.1).
@@ -120,6 +164,8 @@ impl Oddity {
 pub enum Undecodable {
     /// Shorter than an Ethernet header. See [`ledger::Ignored::runt`].
     Runt,
+    /// Of a link type that is not read. See [`ledger::Ignored::link_type`].
+    LinkType,
 }
 
 /// What the decoder may be told.
@@ -129,12 +175,22 @@ pub struct Rules {
     pub vlan_in_key: bool,
 }
 
-/// Reads one Ethernet frame, `frame_octets` long on the wire, of which `bytes` were captured.
+impl Default for Rules {
+    fn default() -> Self {
+        Self { vlan_in_key: true }
+    }
+}
+
+/// Reads one frame.
 ///
 /// # Errors
-/// [`Undecodable::Runt`] when not even the Ethernet header is there.
+/// [`Undecodable::Runt`] when not even the header of its link is there, [`Undecodable::LinkType`] when that is not read.
 #[inline]
-pub fn decode(bytes: &[u8], frame_octets: u32, at: Timestamp, rules: Rules) -> Result<Packet, Undecodable> {
+pub fn decode(frame: &Frame<'_>, rules: &Rules, _around: &mut Around) -> Result<Packet, Undecodable> {
+    let Frame { bytes, wire_len: frame_octets, at, link, .. } = *frame;
+    if link != Link::Ethernet {
+        return Err(Undecodable::LinkType);
+    }
     let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(bytes) else { return Err(Undecodable::Runt) };
     let mut rest = &bytes[14..]; // the slice above holds at least the 14 bytes of the header
     let mut ethertype = ethernet.ether_type().0;
@@ -165,6 +221,13 @@ pub fn decode(bytes: &[u8], frame_octets: u32, at: Timestamp, rules: Rules) -> R
         source_mac: ethernet.source(),
         destination_mac: ethernet.destination(),
         fragment: None,
+        sequence: 0,
+        acknowledgement: 0,
+        window: 0,
+        payload_octets: 0,
+        network_at: 0,
+        encapsulations: Encapsulations::NONE,
+        tunnel: 0,
     };
     let ethernet_octets = 14 + 4 * tag_count as u32;
     let is_ip = match EtherType(ethertype) {

@@ -1,8 +1,6 @@
 use super::*;
 use spanwatch_common::flow::{protocol, tcp};
 
-const RULES: Rules = Rules { vlan_in_key: true };
-
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex")).collect()
@@ -10,7 +8,8 @@ fn hex(text: &str) -> Vec<u8> {
 
 fn read(frame: &str) -> Packet {
     let bytes = hex(frame);
-    decode(&bytes, bytes.len() as u32, Timestamp::from_secs(1), RULES).expect("an Ethernet frame")
+    decode(&Frame::ethernet(&bytes, bytes.len() as u32, Timestamp::from_secs(1)), &Rules::default(), &mut Around::default())
+        .expect("an Ethernet frame")
 }
 
 const MACS: &str = "020000000002 020000000001 ";
@@ -123,5 +122,8 @@ fn echo_request_and_reply_meet_but_two_pingers_do_not() {
 
 #[test]
 fn thirteen_bytes_are_no_frame() {
-    assert_eq!(decode(&[0; 13], 13, Timestamp::NONE, RULES), Err(Undecodable::Runt));
+    assert_eq!(
+        decode(&Frame::ethernet(&[0; 13], 13, Timestamp::NONE), &Rules::default(), &mut Around::default()),
+        Err(Undecodable::Runt)
+    );
 }

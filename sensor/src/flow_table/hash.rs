@@ -6,7 +6,7 @@
 
 use crate::decode::FlowKey;
 
-/// Words in a flow key, the last one half empty.
+/// Words in a flow key.
 const WORDS: usize = 6;
 
 /// Hashes flow keys with a secret.
@@ -69,13 +69,9 @@ impl KeyHasher {
 #[inline]
 fn words(key: &FlowKey) -> [u64; WORDS] {
     let bytes: &[u8; size_of::<FlowKey>()] = bytemuck::cast_ref(key);
-    let (whole, rest) = bytes.as_chunks::<8>();
     let mut words = [0; WORDS];
-    for (word, bytes) in words.iter_mut().zip(whole) {
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *word = u64::from_le_bytes(*bytes);
-    }
-    if let Some(four) = rest.first_chunk() {
-        words[WORDS - 1] = u64::from(u32::from_le_bytes(*four));
     }
     words
 }
@@ -125,8 +121,8 @@ mod tests {
     fn every_byte_of_the_key_matters() {
         let hasher = KeyHasher::fixed();
         let zero = hasher.hash(&FlowKey::zeroed());
-        for byte in 0..44 {
-            let mut bytes = [0_u8; 44];
+        for byte in 0..48 {
+            let mut bytes = [0_u8; 48];
             bytes[byte] = 1;
             let hash = hasher.hash(&bytemuck::pod_read_unaligned(&bytes));
             assert!(hash.tag != zero.tag && hash.home != zero.home, "byte {byte}");

@@ -12,8 +12,6 @@ pub struct FlowTableSettings {
     /// 786432. When it is full, the least valuable flow near the newcomer's place ends early with flowEndReason 5, and is counted.
     /// 64 to 100 million.
     pub flows_max: usize,
-    /// Whether packets of different VLANs belong to different flows. Turn it off when the switch tags only one direction.
-    pub vlan_in_key: bool,
     /// A long flow is cut into records at the multiples of this on the clock. 1 to 300.
     pub active_timeout_secs: u64,
     /// A Begin record follows the first packet after this long. 0 to 1000.
@@ -36,7 +34,6 @@ impl Default for FlowTableSettings {
     fn default() -> Self {
         Self {
             flows_max: 786_432,
-            vlan_in_key: true,
             active_timeout_secs: 60,
             begin_after_millis: 500,
             idle_timeout_tcp_secs: 300,

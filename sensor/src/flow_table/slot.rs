@@ -56,10 +56,10 @@ pub(super) struct Cold {
     /// Some of the bits below.
     pub(super) life: u8,
     /// Fills the last word.
-    unused: [u8; 2],
+    unused: [u8; 6],
 }
 
-const _: () = assert!(size_of::<Cold>() == 96);
+const _: () = assert!(size_of::<Cold>() == 104);
 
 /// In [`Cold::life`]: a Begin record was made.
 pub(super) const BEGUN: u8 = 1;
@@ -122,7 +122,7 @@ impl Cold {
             initiator: initiator as u8,
             biflow_direction: biflow_direction as u8,
             life: 0,
-            unused: [0; 2],
+            unused: [0; 6],
         }
     }
 
@@ -221,7 +221,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold) -> FlowRecord {
         ttl_max: pair(|way| hot.ttl_max[pick(way)]),
         ip_len_min: pair(|way| hot.ip_len_min[pick(way)]),
         ip_len_max: pair(|way| hot.ip_len_max[pick(way)]),
-        cloud: None,
+        ..FlowRecord::default()
     }
 }
 

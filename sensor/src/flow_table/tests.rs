@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use spanwatch_common::flow::{BiflowDirection, FORWARD, REVERSE};
 
 use super::*;
+use crate::capture::Frame;
+use crate::decode::Around;
 use crate::decode::{self, Rules};
 
 /// Builds packets the way one says them: `tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(SYN).at(1.0)`.
@@ -51,7 +53,8 @@ impl Said {
     }
 
     fn packet(&self) -> Packet {
-        decode::decode(&self.bytes, self.bytes.len() as u32, self.at, Rules { vlan_in_key: true }).expect("Ethernet")
+        let frame = Frame::ethernet(&self.bytes, self.bytes.len() as u32, self.at);
+        decode::decode(&frame, &Rules::default(), &mut Around::default()).expect("Ethernet")
     }
 }
 

@@ -117,7 +117,7 @@ impl Capture for AfXdp {
 
     fn drain(&mut self, now: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
         let Socket { receive, fill, umem, .. } = &mut self.socket;
-        let packets = ring::drain(receive, fill, umem, max, |bytes, wire_len| each(&Frame { bytes, wire_len, at: now }))
+        let packets = ring::drain(receive, fill, umem, max, |bytes, wire_len| each(&Frame::ethernet(bytes, wire_len, now)))
             .map_err(|bad| CaptureError {
                 kind: CaptureErrorKind::Failed,
                 doing: format!("read the receive ring of {} queue {}", self.port.interface.name, self.queue),

@@ -1,0 +1,129 @@
+//! How well a mirror port does its work: what a sensor counts beside the ledger, per capture port.
+//!
+//! The ledger says where every packet went; these counts say whether the mirror gave what it should. All are cumulative since the sensor
+//! started, so that whoever looks takes the difference of two looks, a minute apart, say.
+
+use serde::{Deserialize, Serialize};
+
+use crate::encapsulation;
+
+/// Counts of one capture port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Packets handed to the sensor.
+    pub packets: u64,
+    /// Those of them that went to a group (multicast, broadcast) MAC address.
+    pub group_packets: u64,
+    /// Those that were captured shorter than they were on the wire.
+    pub sliced: u64,
+    /// Lost before the sensor saw them, whatever the reason (the ledger has each).
+    pub dropped: u64,
+    /// Packets that were compared with those just before them, in search of duplicates.
+    pub examined: u64,
+    /// Second copies among them with the same TTL: the port mirrors both ways, or two ports.
+    pub duplicate_copy: u64,
+    /// Second copies among them from behind a router.
+    pub duplicate_routed: u64,
+    /// HSR or PRP twins among them.
+    pub duplicate_redundant: u64,
+    /// 1 while duplicates are removed, 0 while they are only counted.
+    pub deduplicating: u64,
+    /// Slices of TCP flows (records with packets) that were past the handshake.
+    pub tcp_flows: u64,
+    /// Those of them whose flow only ever showed one side.
+    pub tcp_flows_one_way: u64,
+    /// TCP payload octets seen.
+    pub tcp_octets: u64,
+    /// TCP octets that were acknowledged, but never came by.
+    pub missed_octets: u64,
+    /// Packets inside a tunnel or tag that the decoder does not understand, or that contradicts itself.
+    pub unknown_encapsulation: u64,
+    /// Packets that came with an ERSPAN sequence number.
+    pub erspan_packets: u64,
+    /// Packets missing from those sequences.
+    pub erspan_gaps: u64,
+    /// Packets by what was around them, indexed by the bit of [`encapsulation::Encapsulation`].
+    #[serde(with = "as_list")]
+    pub encapsulations: EncapsulationCounts,
+}
+
+/// A list that may be longer or shorter than ours: the other end knows more kinds, or fewer.
+mod as_list {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::EncapsulationCounts;
+
+    pub(super) fn serialize<S: Serializer>(counts: &EncapsulationCounts, to: S) -> Result<S::Ok, S::Error> {
+        counts.as_slice().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<EncapsulationCounts, D::Error> {
+        let list = Vec::<u64>::deserialize(from)?;
+        Ok(std::array::from_fn(|i| list.get(i).copied().unwrap_or(0)))
+    }
+}
+
+/// Packets by kind of encapsulation.
+pub type EncapsulationCounts = [u64; encapsulation::COUNT];
+
+/// The counts of one capture port, and which one it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortHealth {
+    /// observationPointId in the records of this port, from 1.
+    pub observation_point: u32,
+    /// Name of the interface, e.g. `eno2`.
+    pub interface: String,
+    /// Its counts since the sensor started.
+    pub health: Health,
+}
+
+impl Health {
+    /// Adds the counts of another queue of the same port.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            packets,
+            group_packets,
+            sliced,
+            dropped,
+            examined,
+            duplicate_copy,
+            duplicate_routed,
+            duplicate_redundant,
+            deduplicating,
+            tcp_flows,
+            tcp_flows_one_way,
+            tcp_octets,
+            missed_octets,
+            unknown_encapsulation,
+            erspan_packets,
+            erspan_gaps,
+            encapsulations,
+        } = other;
+        self.packets += packets;
+        self.group_packets += group_packets;
+        self.sliced += sliced;
+        self.dropped += dropped;
+        self.examined += examined;
+        self.duplicate_copy += duplicate_copy;
+        self.duplicate_routed += duplicate_routed;
+        self.duplicate_redundant += duplicate_redundant;
+        self.deduplicating = self.deduplicating.max(*deduplicating);
+        self.tcp_flows += tcp_flows;
+        self.tcp_flows_one_way += tcp_flows_one_way;
+        self.tcp_octets += tcp_octets;
+        self.missed_octets += missed_octets;
+        self.unknown_encapsulation += unknown_encapsulation;
+        self.erspan_packets += erspan_packets;
+        self.erspan_gaps += erspan_gaps;
+        for (mine, theirs) in self.encapsulations.iter_mut().zip(encapsulations) {
+            *mine += theirs;
+        }
+    }
+
+    /// Second copies, whatever their cause.
+    pub const fn duplicates(&self) -> u64 {
+        self.duplicate_copy + self.duplicate_routed + self.duplicate_redundant
+    }
+}
