@@ -225,7 +225,7 @@ pub fn decode(frame: &Frame<'_>, rules: &Rules, _around: &mut Around) -> Result<
         acknowledgement: 0,
         window: 0,
         payload_octets: 0,
-        network_at: 0,
+        network_at: (bytes.len() - rest.len()) as u16,
         encapsulations: Encapsulations::NONE,
         tunnel: 0,
     };
