@@ -13,7 +13,7 @@ use std::process::Command;
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_sensor::capture::file::File;
-use spanwatch_sensor::dedup::Dedup;
+use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::replay::replay;
 use spanwatch_sensor::worker::{FlowSettings, MeterSettings};
 
@@ -52,7 +52,7 @@ fn times(flows: &Flows, n: u64) -> Flows {
     flows.iter().map(|(key, (packets, octets))| (key.clone(), (packets * n, octets * n))).collect()
 }
 
-fn meter(path: &Path, dedup: Dedup) -> (Vec<FlowRecord>, Ledger) {
+fn meter(path: &Path, dedup: DedupMode) -> (Vec<FlowRecord>, Ledger) {
     let settings = MeterSettings { flow: FlowSettings { dedup, ..FlowSettings::default() }, ..MeterSettings::default() };
     let mut file = File::open(path).expect("a capture file");
     let mut records = Vec::new();
@@ -152,10 +152,10 @@ fn inner_flows_do_not_depend_on_what_is_around_them() {
 fn compare(capture: &Path, variants: &Path, compared: &mut usize) -> Vec<String> {
     let name = capture.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let base = variants.join("x__BASE.pcap");
-    let (records, _) = meter(&base, Dedup::Off);
+    let (records, _) = meter(&base, DedupMode::Off);
     let bare = inner_flows(&records);
     let has_tunnels = records.iter().any(|r| r.encapsulations.iter().any(|kind| kind.name() != "vlan"));
-    let without_duplicates = inner_flows(&meter(&base, Dedup::On).0);
+    let without_duplicates = inner_flows(&meter(&base, DedupMode::On).0);
     let mut wrong = Vec::new();
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(variants).expect("ours").map(|entry| entry.expect("ours").path()).collect();
@@ -166,8 +166,8 @@ fn compare(capture: &Path, variants: &Path, compared: &mut usize) -> Vec<String>
             continue;
         }
         *compared += 1;
-        let off = inner_flows(&meter(&file, Dedup::Off).0);
-        let on = inner_flows(&meter(&file, Dedup::On).0);
+        let off = inner_flows(&meter(&file, DedupMode::Off).0);
+        let on = inner_flows(&meter(&file, DedupMode::On).0);
         let mut check = |what: &str, expected: &Flows, found: &Flows| {
             for difference in differences(expected, found) {
                 wrong.push(format!("{name} {variant} {what}: {difference}"));

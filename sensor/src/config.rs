@@ -62,6 +62,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
         let config: Self = settings::parse(path, text)?;
         for (section, result) in [
+            ("flow", config.flow.check()),
             ("decode", config.decode.check()),
             ("flow_table", config.flow_table.check()),
             ("fragments", config.fragments.check()),
