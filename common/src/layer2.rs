@@ -47,6 +47,20 @@ pub const fn profinet_class(frame_id: u16) -> u16 {
     }
 }
 
+/// Whether this is the cyclic data of a plant, which goes to group addresses in many cells and says nothing against a mirror that shows
+/// little else.
+pub const fn is_process_data(ethernet_type: u16) -> bool {
+    matches!(
+        ethernet_type,
+        ethertype::PROFINET
+            | ethertype::ETHERCAT
+            | ethertype::POWERLINK
+            | ethertype::GOOSE
+            | ethertype::SAMPLED_VALUES
+            | ethertype::SERCOS
+    )
+}
+
 /// The usual name of a layer-2 conversation; none for an unknown one. `ethernet_type` is 0 for LLC, which has `llc_saps`.
 pub const fn name(ethernet_type: u16, llc_saps: u16, instance: u64) -> Option<&'static str> {
     Some(match (ethernet_type, llc_saps) {

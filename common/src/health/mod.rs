@@ -3,9 +3,13 @@
 //! The ledger says where every packet went; these counts say whether the mirror gave what it should. All are cumulative since the sensor
 //! started, so that whoever looks takes the difference of two looks, a minute apart, say.
 
+pub mod judge;
+
 use serde::{Deserialize, Serialize};
 
 use crate::encapsulation;
+
+pub use judge::{Symptom, SymptomKind, judge};
 
 /// Counts of one capture port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +17,8 @@ use crate::encapsulation;
 pub struct Health {
     /// Packets handed to the sensor.
     pub packets: u64,
-    /// Those of them that went to a group (multicast, broadcast) MAC address.
+    /// Those of them that any other port would have got as well: to a group (multicast, broadcast) MAC address, process data apart, which
+    /// [plants send to groups](crate::layer2::is_process_data) as a matter of course.
     pub group_packets: u64,
     /// Those that were captured shorter than they were on the wire.
     pub sliced: u64,
@@ -119,6 +124,31 @@ impl Health {
         self.erspan_gaps += erspan_gaps;
         for (mine, theirs) in self.encapsulations.iter_mut().zip(encapsulations) {
             *mine += theirs;
+        }
+    }
+
+    /// What was counted since an earlier look at the same port.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let minus = u64::saturating_sub; // a sensor that was restarted in between counts from zero
+        Self {
+            packets: minus(self.packets, before.packets),
+            group_packets: minus(self.group_packets, before.group_packets),
+            sliced: minus(self.sliced, before.sliced),
+            dropped: minus(self.dropped, before.dropped),
+            examined: minus(self.examined, before.examined),
+            duplicate_copy: minus(self.duplicate_copy, before.duplicate_copy),
+            duplicate_routed: minus(self.duplicate_routed, before.duplicate_routed),
+            duplicate_redundant: minus(self.duplicate_redundant, before.duplicate_redundant),
+            deduplicating: self.deduplicating,
+            tcp_flows: minus(self.tcp_flows, before.tcp_flows),
+            tcp_flows_one_way: minus(self.tcp_flows_one_way, before.tcp_flows_one_way),
+            tcp_octets: minus(self.tcp_octets, before.tcp_octets),
+            missed_octets: minus(self.missed_octets, before.missed_octets),
+            unknown_encapsulation: minus(self.unknown_encapsulation, before.unknown_encapsulation),
+            erspan_packets: minus(self.erspan_packets, before.erspan_packets),
+            erspan_gaps: minus(self.erspan_gaps, before.erspan_gaps),
+            encapsulations: std::array::from_fn(|i| minus(self.encapsulations[i], before.encapsulations[i])),
         }
     }
 
