@@ -133,7 +133,7 @@ fn an_answer_and_the_interface_are_told_in_every_later_record() {
     let mut bench = table(&FlowTableSettings::default());
     bench.table = FlowTable::new(&FlowTableSettings::default(), KeyHasher::fixed(), observer).expect("a little memory");
     let (ask, answer) = ("10.0.0.1:40000 > 10.0.0.2:53", "10.0.0.2:53 > 10.0.0.1:40000");
-    bench.see(&udp(ask).at(1.0)).see(&udp(ask).at(61.0)).see(&udp(answer).at(61.1)).see(&udp(ask).at(121.0));
+    bench.see(&udp(ask).at(50.0)).see(&udp(ask).at(61.0)).see(&udp(answer).at(61.1)).see(&udp(ask).at(121.0));
     let told: Vec<_> = flushed(&mut bench).iter().map(|r| (r.state, r.answered, r.packets, r.ingress_interface)).collect();
     assert_eq!(
         told,
@@ -152,7 +152,7 @@ fn an_answer_and_the_interface_are_told_in_every_later_record() {
 #[test]
 fn an_icmp_error_marks_the_flow_that_it_names_also_within_one_batch() {
     let mut bench = table(&FlowTableSettings::default());
-    let packet = udp("10.0.0.1:40000 > 10.0.0.2:161").at(1.0).packet();
+    let packet = udp("10.0.0.1:40000 > 10.0.0.2:161").at(50.0).packet();
     let stranger = udp("10.0.0.1:40000 > 10.0.0.3:161").packet();
     bench.table.icmp_error(&packet.key, packet.way, 0x0303);
     bench.table.icmp_error(&stranger.key, stranger.way, 0x0301);
