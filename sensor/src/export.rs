@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::batch::ROWS_MAX;
@@ -67,6 +68,8 @@ pub struct Harvest {
     /// The worker's whole account since it started. It counts exactly the records handed over up to and including this harvest
     /// as exported. What it throws away itself it counts as `not_sent`; its `acknowledged` and `queued` are ignored.
     pub ledger: Ledger,
+    /// What the worker's port is judged by, since it started.
+    pub health: Health,
     /// Finished records.
     pub records: Vec<FlowRecord>,
 }
@@ -77,8 +80,8 @@ pub struct Exporter {
     sensor: String,
     boot: u64,
     settings: ExportSettings,
-    /// The latest account of each worker.
-    workers: Vec<Ledger>,
+    /// The latest account of each worker, and what its port is judged by.
+    workers: Vec<(Ledger, Health)>,
     /// Records that are in no batch yet, and when the oldest of them came.
     waiting: Vec<FlowRecord>,
     waiting_since: Timestamp,
@@ -105,9 +108,9 @@ impl Exporter {
     /// Takes over what a worker finished.
     pub fn take(&mut self, now: Timestamp, harvest: Harvest) {
         if self.workers.len() <= harvest.worker {
-            self.workers.resize(harvest.worker + 1, Ledger::default());
+            self.workers.resize(harvest.worker + 1, Default::default());
         }
-        self.workers[harvest.worker] = harvest.ledger;
+        self.workers[harvest.worker] = (harvest.ledger, harvest.health);
         if self.waiting.is_empty() {
             self.waiting_since = now;
             self.waiting = harvest.records;
@@ -177,7 +180,7 @@ impl Exporter {
     /// The account of the whole sensor. Balances whenever the accounts of the workers do.
     pub fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::default();
-        for worker in &self.workers {
+        for (worker, _) in &self.workers {
             ledger.add(worker);
         }
         let mut queued = Count::of(&self.waiting);
@@ -189,6 +192,20 @@ impl Exporter {
         ledger.flows.records_queued = queued.records;
         ledger.flows.records_not_sent += self.not_sent.records;
         ledger
+    }
+
+    /// What the capture port is judged by: all workers together.
+    pub fn health(&self) -> Health {
+        let mut health = Health::default();
+        for (_, worker) in &self.workers {
+            health.add(worker);
+        }
+        health
+    }
+
+    /// The account of each worker, as it came; `acknowledged` and `queued` are the exporter's to know.
+    pub fn workers(&self) -> impl Iterator<Item = &Ledger> {
+        self.workers.iter().map(|(ledger, _)| ledger)
     }
 
     /// Name of the sensor.
@@ -341,7 +358,12 @@ mod tests {
             self.ledger.flows.records += records as u64;
             let record =
                 |n: usize| FlowRecord { flow_id: n as u64 * 0x9e37_79b9_7f4a_7c15, packets: [1, 1], ..FlowRecord::default() };
-            Harvest { worker: self.number, ledger: self.ledger, records: (0..records).map(record).collect() }
+            Harvest {
+                worker: self.number,
+                ledger: self.ledger,
+                health: Health::default(),
+                records: (0..records).map(record).collect(),
+            }
         }
     }
 

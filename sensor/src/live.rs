@@ -62,15 +62,17 @@ impl<C: Capture> LiveWorker<C> {
         // Nothing waits any more: here the capture's own count of the wire stands, whatever it says.
         let wire = self.losses.wire;
         let ledger = Ledger { wire, ..self.account(self.worker.audited_ledger(&self.losses)) };
+        let health = self.worker.health(&self.losses);
         let records = std::mem::take(self.worker.records());
         // The export thread outlives the workers, so this send only waits for its present batch.
-        let _ = self.harvests.send(Harvest { worker: self.number, ledger, records });
+        let _ = self.harvests.send(Harvest { worker: self.number, ledger, health, records });
         result
     }
 
     fn turn_around(&mut self, clock: &mut Clock) -> Result<(), CaptureError> {
         let (mut harvested, mut asked) = (Timestamp::NONE, Timestamp::NONE);
         let mut stopped = false;
+        let mut deduplicating = self.worker.is_deduplicating();
         loop {
             if !stopped && self.stop.load(Ordering::Relaxed) {
                 self.capture.stop()?;
@@ -98,6 +100,10 @@ impl<C: Capture> LiveWorker<C> {
             if drained == Drained::Ended {
                 return Ok(());
             }
+            if deduplicating != self.worker.is_deduplicating() {
+                deduplicating = !deduplicating;
+                self.say_deduplicating(deduplicating);
+            }
             if tick.at.since(asked) >= LOSSES_INTERVAL {
                 self.losses = self.capture.losses()?;
                 asked = tick.at;
@@ -109,12 +115,28 @@ impl<C: Capture> LiveWorker<C> {
         }
     }
 
+    /// Tells once that `dedup = "auto"` has changed its mind.
+    fn say_deduplicating(&self, deduplicating: bool) {
+        let found = self.worker.health(&self.losses);
+        if deduplicating {
+            let (duplicates, examined) = (found.duplicates(), found.examined);
+            tracing::warn!(
+                "queue {}: second copies of packets are removed from now on ({duplicates} of {examined} looked at so far); \
+                 `spanwatch-sensor top` says what to change on the switch",
+                self.number
+            );
+        } else {
+            tracing::info!("queue {}: packets come once again; second copies are only counted from now on", self.number);
+        }
+    }
+
     /// Hands the records over if there is room; keeps them for the next turn otherwise.
     fn harvest(&mut self) {
         let ledger = self.account(self.worker.ledger(&self.losses));
+        let health = self.worker.health(&self.losses);
         let records = std::mem::take(self.worker.records());
         if let Err(TrySendError::Full(harvest) | TrySendError::Disconnected(harvest)) =
-            self.harvests.try_send(Harvest { worker: self.number, ledger, records })
+            self.harvests.try_send(Harvest { worker: self.number, ledger, health, records })
         {
             let mut records = harvest.records;
             for record in records.drain(HELD_MAX.min(records.len())..) {

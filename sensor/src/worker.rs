@@ -155,6 +155,7 @@ impl Worker {
     /// Counts what a mirror is judged by, whether or not the packet is a copy.
     #[inline]
     fn count_health(&mut self, packet: &Packet) {
+        self.health.octets += u64::from(packet.frame_octets);
         if packet.destination_mac[0] & 1 != 0 {
             let is_process_data = packet.key.kind == Kind::Layer2 as u8 && is_process_data(packet.key.detail);
             self.health.group_packets += u64::from(!is_process_data);

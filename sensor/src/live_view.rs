@@ -1,0 +1,44 @@
+//! What `/live` says: the state of a running sensor as one JSON object. `spanwatch-sensor top` reads it back.
+//!
+//! Counts are cumulative since the sensor started; whoever wants rates takes the difference of two looks and of their
+//! [`uptime_millis`](LiveView::uptime_millis). Absent keys read as zero, unknown ones are passed over, so that `top` may be older or newer
+//! than the sensor.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use spanwatch_common::encapsulation::Encapsulation;
+use spanwatch_common::health::{EncapsulationCounts, PortHealth};
+use spanwatch_common::ledger::Ledger;
+
+use crate::uplink::Link;
+
+/// A look at a running sensor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveView {
+    /// How packets are captured, e.g. `af_xdp_zero_copy`.
+    pub mode: String,
+    /// Why that way.
+    pub why: String,
+    /// Milliseconds since the sensor started.
+    pub uptime_millis: u64,
+    /// Every packet accounted for.
+    pub ledger: Ledger,
+    /// The capture port, and what its mirror is judged by.
+    pub port: PortHealth,
+    /// Packets by what was around them: those kinds that there were, by name.
+    pub encapsulations: BTreeMap<String, u64>,
+    /// The account of each receive queue, up to the flow table.
+    pub queues: Vec<Ledger>,
+    /// The connection to the collector.
+    pub link: Link,
+}
+
+impl LiveView {
+    /// The kinds of encapsulation that were seen, by name.
+    pub fn named(counts: &EncapsulationCounts) -> BTreeMap<String, u64> {
+        let seen = Encapsulation::ALL.into_iter().zip(*counts).filter(|(_, count)| *count > 0);
+        seen.map(|(kind, count)| (kind.name().to_owned(), count)).collect()
+    }
+}

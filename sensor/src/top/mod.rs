@@ -1,0 +1,1 @@
+//! `spanwatch-sensor top`.
