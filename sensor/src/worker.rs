@@ -8,7 +8,7 @@ use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{Frame, Losses};
-use crate::decode::{self, Around, Kind, Packet, Rules, Undecodable};
+use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
 use crate::dedup::{Cause, Dedup, DedupMode};
 use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer};
 use crate::fragments::{FragmentSettings, FragmentTable};
@@ -19,6 +19,8 @@ use crate::fragments::{FragmentSettings, FragmentTable};
 pub struct MeterSettings {
     /// What makes packets one flow, and whether second copies of a packet count.
     pub flow: FlowSettings,
+    /// What is taken off frames.
+    pub decode: DecodeSettings,
     /// Size and timeouts of the flow table.
     pub flow_table: FlowTableSettings,
     /// Size and timeout of the fragment table.
@@ -110,7 +112,7 @@ impl Worker {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
             dedup: Dedup::new(settings.flow.dedup, settings.flow.dedup_window_micros, &hasher),
             fragments: FragmentTable::new(&settings.fragments, hasher),
-            rules: Rules { vlan_in_key: settings.flow.key.vlan },
+            rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             around: Around::default(),
             batch: Vec::with_capacity(BATCH),
             records: Vec::new(),
@@ -149,6 +151,7 @@ impl Worker {
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
             Err(Undecodable::LinkType) => self.ignored.link_type += 1,
+            Err(Undecodable::NotIp) => self.ignored.not_ip += 1,
         }
     }
 
