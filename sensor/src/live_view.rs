@@ -33,6 +33,28 @@ pub struct LiveView {
     pub queues: Vec<Ledger>,
     /// The connection to the collector.
     pub link: Link,
+    /// The flows with most octets, most first. Empty at the first look, and for two seconds after.
+    pub talkers: Vec<Talker>,
+}
+
+/// A flow that says much at present.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Talker {
+    /// Address and port of the initiator; at layer 2 its MAC address.
+    pub source: String,
+    /// Address and port of the responder; at layer 2 its MAC address.
+    pub destination: String,
+    /// Name of the protocol.
+    pub protocol: String,
+    /// Packets of both directions, since the last full minute or the flow's beginning.
+    pub packets: u64,
+    /// Octets of both directions: of IP, or at layer 2 of frames.
+    pub octets: u64,
+    /// The same per second.
+    pub packets_per_sec: f64,
+    /// The same per second.
+    pub octets_per_sec: f64,
 }
 
 impl LiveView {

@@ -86,6 +86,7 @@ async fn live(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
         port,
         queues: uplink.queues(),
         link: uplink.link(),
+        talkers: Vec::new(),
     };
     ([(header::CONTENT_TYPE, "application/json")], serde_json::to_string(&view).unwrap_or_default())
 }
