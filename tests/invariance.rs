@@ -138,7 +138,8 @@ fn inner_flows_do_not_depend_on_what_is_around_them() {
     let (mut compared, mut wrong) = (0, Vec::new());
     for capture in &captures {
         let variants = scratch.path().join("variants");
-        let made = Command::new("python3").arg(&wrap).arg(capture).arg(&variants).args(["--stem", "x"]).output().expect("python3 runs");
+        let made =
+            Command::new("python3").arg(&wrap).arg(capture).arg(&variants).args(["--stem", "x"]).output().expect("python3 runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         wrong.extend(compare(capture, &variants, &mut compared));
         std::fs::remove_dir_all(&variants).expect("ours");
@@ -157,8 +158,7 @@ fn compare(capture: &Path, variants: &Path, compared: &mut usize) -> Vec<String>
     let has_tunnels = records.iter().any(|r| r.encapsulations.iter().any(|kind| kind.name() != "vlan"));
     let without_duplicates = inner_flows(&meter(&base, DedupMode::On).0);
     let mut wrong = Vec::new();
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(variants).expect("ours").map(|entry| entry.expect("ours").path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(variants).expect("ours").map(|entry| entry.expect("ours").path()).collect();
     files.sort();
     for file in files {
         let variant = file.file_stem().unwrap_or_default().to_string_lossy().trim_start_matches("x__").to_owned();

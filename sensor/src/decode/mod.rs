@@ -72,6 +72,8 @@ pub struct Packet {
     pub encapsulations: Encapsulations,
     /// Number of its tunnel in the flow table's list of them; 0 for none. Decoding leaves it 0.
     pub tunnel: u32,
+    /// Number of the interface within a capture file, from 1; 0 where there is only one. Decoding leaves it 0.
+    pub interface: u32,
 }
 
 /// What was around the innermost conversation of one frame, from the outside in. Only written for a frame that has any
@@ -228,6 +230,7 @@ impl Packet {
             network_at: 0,
             encapsulations: Encapsulations::NONE,
             tunnel: 0,
+            interface: 0,
         }
     }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::tunnels;
+
 /// Size and timeouts of the flow table. There is one table for each receive queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowTableSettings {
-    /// Most flows at once, per receive queue. The table takes 160 bytes × the next power of two above 4/3 of this: 160 MiB for
-    /// 786432. When it is full, the least valuable flow near the newcomer's place ends early with flowEndReason 5, and is counted.
+    /// Most flows at once, per receive queue. The table takes 184 bytes × the next power of two above 4/3 of this: 184 MiB for
+    /// 786432; and 168 bytes for each flow with TCP trouble or more than 65535 packets a minute. When it is full, the least valuable flow near the newcomer's place ends early with flowEndReason 5, and is counted.
     /// 64 to 100 million.
     pub flows_max: usize,
     /// A long flow is cut into records at the multiples of this on the clock. 1 to 300.
@@ -28,6 +30,9 @@ pub struct FlowTableSettings {
     pub idle_timeout_udp_single_secs: u64,
     /// The same for everything else: ICMP, other IP protocols, layer 2.
     pub idle_timeout_other_secs: u64,
+    /// Most tunnels, overlays and ERSPAN sessions that are told apart, per receive queue; flows in others name none, and their packets are
+    /// counted as odd.tunnel_not_named. One that no packet came in for longer than any flow lives gives way. 1 to 65535.
+    pub tunnels_max: usize,
 }
 
 impl Default for FlowTableSettings {
@@ -42,6 +47,7 @@ impl Default for FlowTableSettings {
             idle_timeout_udp_secs: 60,
             idle_timeout_udp_single_secs: 15,
             idle_timeout_other_secs: 60,
+            tunnels_max: 4096,
         }
     }
 }
@@ -62,7 +68,8 @@ impl FlowTableSettings {
         range("idle_timeout_closed_secs", self.idle_timeout_closed_secs, 1, 3600)?;
         range("idle_timeout_udp_secs", self.idle_timeout_udp_secs, 1, 86_400)?;
         range("idle_timeout_udp_single_secs", self.idle_timeout_udp_single_secs, 1, 86_400)?;
-        range("idle_timeout_other_secs", self.idle_timeout_other_secs, 1, 86_400)
+        range("idle_timeout_other_secs", self.idle_timeout_other_secs, 1, 86_400)?;
+        range("tunnels_max", self.tunnels_max as u64, 1, tunnels::ENTRIES_MAX as u64)
     }
 
     /// Slots for `flows_max` flows at no more than three quarters full: a power of two.
@@ -82,9 +89,14 @@ impl FlowTableSettings {
             udp_single: secs(self.idle_timeout_udp_single_secs),
             other: secs(self.idle_timeout_other_secs),
             shortest: Duration::ZERO,
+            shortest_nanos: 0,
+            longest: Duration::ZERO,
         };
         let Timeouts { tcp, half_open, closed, udp, udp_single, other, .. } = timeouts;
-        Timeouts { shortest: tcp.min(half_open).min(closed).min(udp).min(udp_single).min(other), ..timeouts }
+        let idle = [tcp, half_open, closed, udp, udp_single, other];
+        let shortest = idle.into_iter().min().unwrap_or_default();
+        let longest = idle.into_iter().max().unwrap_or_default();
+        Timeouts { shortest, shortest_nanos: shortest.as_nanos() as u64, longest, ..timeouts }
     }
 }
 
@@ -101,4 +113,8 @@ pub(super) struct Timeouts {
     pub(super) other: Duration,
     /// No flow expires before this.
     pub(super) shortest: Duration,
+    /// The same, at most a day.
+    pub(super) shortest_nanos: u64,
+    /// Every flow that nothing was seen of expires after this.
+    pub(super) longest: Duration,
 }

@@ -1,11 +1,16 @@
-//! What the table holds for one flow: a hot line that every packet touches, and a cold part beside it.
+//! What the table holds for one flow: a hot line that every packet touches, a cold part beside it, and an [`Aside`] for some.
 
 use bytemuck::{Pod, Zeroable};
-use spanwatch_common::flow::{BiflowDirection, FORWARD, FlowEndReason, FlowRecord, FlowState, Mac, REVERSE, protocol, tcp};
+use spanwatch_common::encapsulation::Encapsulations;
+use spanwatch_common::flow::{BiflowDirection, FORWARD, FlowRecord, Mac, REVERSE, protocol, tcp};
+use spanwatch_common::layer2::ethertype;
 use spanwatch_common::net::Address;
 use spanwatch_common::service::{Standing, standing};
 use spanwatch_common::time::Timestamp;
 
+use super::aside::Aside;
+use super::talkers::Talker;
+use super::tunnels::{Named, turned};
 use crate::decode::{DONT_FRAGMENT, FlowKey, IS_FRAGMENT, Kind, Packet, Speech, TCP_FLAGS, Way};
 
 /// One cache line. Pairs are indexed by [`Way`]: what endpoint a sent, what endpoint b sent. Counters are those of the current
@@ -19,10 +24,14 @@ pub(super) struct Hot {
     /// 0 where the slot is free; else the tag of the key and, in the last six bits, how far from its home the flow stands.
     pub(super) tag: u64,
     pub(super) last: [Timestamp; 2],
-    pub(super) packets: [u32; 2],
     pub(super) ip_octets: [u32; 2],
-    pub(super) frame_octets: [u32; 2],
-    /// OR of [`Packet::flags`], and [`FIN_SEEN`], which outlives the slice.
+    /// TCP: the sequence number that comes next.
+    pub(super) next_seq: [u32; 2],
+    /// 0 until a packet of the slice went that way. Like the two counters around it, it overflows into the flow's [`Aside`].
+    pub(super) packets: [u16; 2],
+    /// Octets of frames beyond those of IP.
+    pub(super) overhead: [u16; 2],
+    /// OR of [`Packet::flags`], and [`FIN_SEEN`] and [`EXPECTS_ACK`], which outlive the slice.
     pub(super) flags: [u16; 2],
     pub(super) ip_len_min: [u16; 2],
     pub(super) ip_len_max: [u16; 2],
@@ -34,6 +43,8 @@ const _: () = assert!(size_of::<Hot>() == 64);
 
 /// In [`Hot::flags`]: this end has closed its half with FIN, or either end has reset the connection.
 pub(super) const FIN_SEEN: u16 = 0x8000;
+/// In [`Hot::flags`]: acknowledgements of what this end sent have something to tell, as its SYN+ACK waits for one or a gap is open.
+pub(super) const EXPECTS_ACK: u16 = 0x4000;
 
 /// What is read when a flow begins, a slice ends, or a direction is heard first.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -43,23 +54,33 @@ pub(super) struct Cold {
     /// First packet of the slice, each way.
     pub(super) start: [Timestamp; 2],
     pub(super) key: FlowKey,
-    initial_flags: [u16; 2],
-    icmp_type_code: [u16; 2],
-    class_of_service: [u8; 2],
+    /// See [`FlowRecord::tcp_handshake`].
+    pub(super) handshake: [u32; 2],
+    /// Number of the flow's [`Aside`]; 0 for none.
+    pub(super) aside: u32,
+    /// Number of the tunnel, in the direction in which the initiator's packets go through it.
+    pub(super) tunnel: u32,
+    /// The bits of [`Encapsulations`], of the first packet.
+    encapsulations: u32,
+    /// Of the first packet each way: tcpControlBits in TCP, type · 256 + code in ICMP.
+    initial: [u16; 2],
+    /// Of the last ICMP error that quoted a packet of the slice.
+    pub(super) icmp_error: [u16; 2],
     /// Of the initiator's frames.
     source_mac: Mac,
     destination_mac: Mac,
+    /// Number of the interface in a capture file; the largest number stands for all beyond it.
+    interface: u16,
+    class_of_service: [u8; 2],
     vlan_tags: u8,
     /// The [`Way`] of the initiator.
     initiator: u8,
     biflow_direction: u8,
     /// Some of the bits below.
     pub(super) life: u8,
-    /// Fills the last word.
-    unused: [u8; 6],
 }
 
-const _: () = assert!(size_of::<Cold>() == 104);
+const _: () = assert!(size_of::<Cold>() == 120);
 
 /// In [`Cold::life`]: a Begin record was made.
 pub(super) const BEGUN: u8 = 1;
@@ -69,6 +90,8 @@ pub(super) const HEARD: u8 = 2;
 pub(super) const SEVERAL: u8 = 8;
 /// At least one packet belonged to the flow before the current slice.
 pub(super) const EARLIER: u8 = 16;
+/// [`Hot::next_seq`] holds for what endpoint a sends; b's bit is the next one.
+pub(super) const SEQUENCED: u8 = 32;
 
 /// Who opened a conversation, judged by the first packet seen of it.
 ///
@@ -113,16 +136,20 @@ impl Cold {
             flow_id,
             start: [Timestamp::NONE; 2],
             key: packet.key,
-            initial_flags: [0; 2],
-            icmp_type_code: [0; 2],
-            class_of_service: [0; 2],
+            handshake: [0; 2],
+            aside: 0,
+            tunnel: if initiator == packet.way { packet.tunnel } else { turned(packet.tunnel) },
+            encapsulations: packet.encapsulations.0,
+            initial: [0; 2],
+            icmp_error: [0; 2],
             source_mac,
             destination_mac,
+            interface: u16::try_from(packet.interface).unwrap_or(u16::MAX),
+            class_of_service: [0; 2],
             vlan_tags: packet.vlan_tags,
             initiator: initiator as u8,
             biflow_direction: biflow_direction as u8,
             life: 0,
-            unused: [0; 6],
         }
     }
 
@@ -133,9 +160,11 @@ impl Cold {
         self.start[way] = packet.at;
         if self.life & HEARD << way == 0 {
             self.life |= HEARD << way;
-            self.initial_flags[way] = packet.flags & TCP_FLAGS;
-            self.icmp_type_code[way] = packet.icmp_type_code;
+            self.initial[way] = packet.flags & TCP_FLAGS | packet.icmp_type_code;
             self.class_of_service[way] = packet.class_of_service;
+            if packet.tunnel != 0 && way == usize::from(self.initiator) {
+                self.tunnel = packet.tunnel;
+            }
             // A SYN-ACK that is answered with RST was never asked for: whoever sent it was probing. Nothing has been said about
             // the flow yet, so the ends may still change places.
             let was_answer = self.biflow_direction == BiflowDirection::ReverseInitiator as u8;
@@ -143,6 +172,7 @@ impl Cold {
                 self.initiator ^= 1;
                 self.biflow_direction = BiflowDirection::Initiator as u8;
                 std::mem::swap(&mut self.source_mac, &mut self.destination_mac);
+                self.tunnel = turned(self.tunnel);
             }
         }
     }
@@ -152,17 +182,39 @@ impl Cold {
         self.life & HEARD << way != 0
     }
 
+    /// Whether [`Hot::next_seq`] holds for what is sent `way`.
+    pub(super) const fn is_sequenced(&self, way: usize) -> bool {
+        self.life & SEQUENCED << way != 0
+    }
+
+    /// Whether what was first sent `way` is the SYN of a TCP connection.
+    pub(super) const fn asked(&self, way: usize) -> bool {
+        self.key.protocol == protocol::TCP && self.heard(way) && self.initial[way] & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
     /// Whether it is a TCP connection whose SYN nobody has answered.
     pub(super) const fn is_half_open(&self) -> bool {
         let initiator = self.initiator as usize;
-        self.key.protocol == protocol::TCP
-            && !self.heard(initiator ^ 1)
-            && self.initial_flags[initiator] & (tcp::SYN | tcp::ACK) == tcp::SYN
+        self.asked(initiator) && !self.heard(initiator ^ 1)
     }
 }
 
-/// Everything that a record says about a slice, but for why it was made.
-pub(super) fn record(hot: &Hot, cold: &Cold) -> FlowRecord {
+/// Octets each way in the current slice: of IP, or at layer 2 of frames; and packets.
+pub(super) fn volume(hot: &Hot, cold: &Cold, aside: &Aside) -> ([u64; 2], [u64; 2]) {
+    let packets = std::array::from_fn(|way| u64::from(hot.packets[way]) + aside.packets[way]);
+    let ip_octets = std::array::from_fn(|way| u64::from(hot.ip_octets[way]) + aside.ip_octets[way]);
+    (if cold.key.is_layer2() { frame_octets(hot, aside) } else { ip_octets }, packets)
+}
+
+fn frame_octets(hot: &Hot, aside: &Aside) -> [u64; 2] {
+    std::array::from_fn(|way| {
+        let in_line = u64::from(hot.ip_octets[way]) + u64::from(hot.overhead[way]);
+        (in_line + aside.ip_octets[way]).saturating_add_signed(aside.overhead[way])
+    })
+}
+
+/// Everything that a record says about a slice, but for who made it and why.
+pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> FlowRecord {
     let key = &cold.key;
     let forward = usize::from(cold.initiator & 1);
     let pick = |way: usize| if way == FORWARD { forward } else { forward ^ 1 };
@@ -170,7 +222,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold) -> FlowRecord {
     let is_icmp = matches!(key.protocol, protocol::ICMP | protocol::ICMPV6);
     let is_ip = !key.is_layer2();
     let address = |way: usize| if is_ip { Address(u128::from_be_bytes(*ends[pick(way)].0)) } else { Address::NONE };
-    let port = |way: usize| if is_icmp { 0 } else { ends[pick(way)].1 };
+    let port = |way: usize| if is_icmp || !is_ip { 0 } else { ends[pick(way)].1 };
     // A slice without packets is the tail of a flow that fell silent: its time is that of the last packet before it.
     let empty = hot.packets == [0; 2];
     let shown = |way: usize| hot.packets[way] > 0 || empty && cold.heard(way);
@@ -180,22 +232,17 @@ pub(super) fn record(hot: &Hot, cold: &Cold) -> FlowRecord {
         _ => Timestamp::NONE,
     };
     let end = |way: usize| if shown(way) { hot.last[way] } else { Timestamp::NONE };
+    let initial = |way: usize, of: bool| if of { cold.initial[pick(way)] } else { 0 };
+    let (volume, packets) = volume(hot, cold, aside);
+    let frame_octets = frame_octets(hot, aside);
     fn pair<T>(of: impl Fn(usize) -> T) -> [T; 2] {
         [of(FORWARD), of(REVERSE)]
     }
     FlowRecord {
         flow_id: cold.flow_id,
-        state: FlowState::End,
-        end_reason: FlowEndReason::None,
         biflow_direction: BiflowDirection::from_number(cold.biflow_direction),
-        observation_point: 0,
-        ingress_interface: 0,
-        ethernet_type: match key.kind {
-            kind if kind == Kind::Ipv4 as u8 => 0x0800,
-            kind if kind == Kind::Ipv6 as u8 => 0x86dd,
-            kind if kind == Kind::Layer2 as u8 => key.detail,
-            _ => 0,
-        },
+        ingress_interface: u32::from(cold.interface),
+        ethernet_type: ethernet_type(key),
         llc_saps: if key.kind == Kind::Llc as u8 { key.detail } else { 0 },
         vlan: key.vlan,
         customer_vlan: key.customer_vlan,
@@ -207,22 +254,88 @@ pub(super) fn record(hot: &Hot, cold: &Cold) -> FlowRecord {
         source_port: port(FORWARD),
         destination_port: port(REVERSE),
         protocol: key.protocol,
-        icmp_type_code: pair(|way| cold.icmp_type_code[pick(way)]),
+        icmp_type_code: pair(|way| initial(way, is_icmp)),
         class_of_service: pair(|way| cold.class_of_service[pick(way)]),
         fragment_flags: pair(|way| fragment_flags(hot.flags[pick(way)])),
-        packets: pair(|way| u64::from(hot.packets[pick(way)])),
-        octets: pair(|way| u64::from(hot.ip_octets[pick(way)])),
-        layer2_octets: pair(|way| u64::from(hot.frame_octets[pick(way)])),
+        packets: pair(|way| packets[pick(way)]),
+        octets: pair(|way| if is_ip { volume[pick(way)] } else { 0 }),
+        layer2_octets: pair(|way| frame_octets[pick(way)]),
         start: pair(|way| start(pick(way))),
         end: pair(|way| end(pick(way))),
         tcp_flags: pair(|way| hot.flags[pick(way)] & TCP_FLAGS),
-        initial_tcp_flags: pair(|way| cold.initial_flags[pick(way)]),
+        initial_tcp_flags: pair(|way| initial(way, !is_icmp)),
         ttl_min: pair(|way| hot.ttl_min[pick(way)]),
         ttl_max: pair(|way| hot.ttl_max[pick(way)]),
         ip_len_min: pair(|way| hot.ip_len_min[pick(way)]),
         ip_len_max: pair(|way| hot.ip_len_max[pick(way)]),
+        encapsulations: Encapsulations(cold.encapsulations),
+        layer2_segment: tunnel.layer2_segment,
+        mpls_top_label: tunnel.mpls_top_label,
+        tunnel: tunnel.ends,
+        erspan_session: tunnel.erspan_session,
+        layer2_instance: layer2_instance(key),
+        arp: pair(|way| arp(key, ends[pick(way)].0)),
+        answered: cold.heard(FORWARD) && cold.heard(REVERSE),
+        tcp_handshake: cold.handshake,
+        tcp_retransmissions: pair(|way| aside.retransmissions[pick(way)]),
+        tcp_out_of_order: pair(|way| aside.out_of_order[pick(way)]),
+        tcp_zero_windows: pair(|way| aside.zero_windows[pick(way)]),
+        tcp_missed_octets: pair(|way| aside.missed_octets[pick(way)]),
+        icmp_error: pair(|way| cold.icmp_error[pick(way)]),
         ..FlowRecord::default()
     }
+}
+
+/// A talker's name and volume, and when the slice's first packet came.
+pub(super) fn talker(hot: &Hot, cold: &Cold, aside: &Aside) -> (Talker, Timestamp) {
+    let record = record(hot, cold, aside, &Named::default());
+    let first = record.first();
+    let FlowRecord { source, destination, source_port, destination_port, protocol, ethernet_type, .. } = record;
+    let (octets, packets) = volume(hot, cold, aside);
+    let talker = Talker {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        protocol,
+        ethernet_type,
+        source_mac: cold.source_mac,
+        destination_mac: cold.destination_mac,
+        packets: packets.iter().sum(),
+        octets: octets.iter().sum(),
+        ..Talker::default()
+    };
+    (talker, first)
+}
+
+const fn ethernet_type(key: &FlowKey) -> u16 {
+    match key.kind {
+        kind if kind == Kind::Ipv4 as u8 => ethertype::IPV4,
+        kind if kind == Kind::Ipv6 as u8 => ethertype::IPV6,
+        kind if kind == Kind::Layer2 as u8 => key.detail,
+        _ => 0,
+    }
+}
+
+/// The key has the instance of a layer-2 protocol where others have their ports, and SNAP's OUI before the MAC address.
+fn layer2_instance(key: &FlowKey) -> u64 {
+    match key.detail {
+        0xaaaa if key.kind == Kind::Llc as u8 => {
+            u64::from(u32::from_be_bytes([0, key.a[0], key.a[1], key.a[2]])) << 16 | u64::from(key.a_port)
+        }
+        _ if key.is_layer2() => u64::from(key.a_port),
+        _ => 0,
+    }
+}
+
+/// ARP's address of one end, which the key has before the MAC address.
+fn arp(key: &FlowKey, end: &[u8; 16]) -> Address {
+    let is_arp = key.kind == Kind::Layer2 as u8 && key.detail == ethertype::ARP;
+    // Where the packet was too short to name any, both are zero.
+    if !is_arp || key.a[6..10] == [0; 4] && key.b[6..10] == [0; 4] {
+        return Address::NONE;
+    }
+    Address::from_v4([end[6], end[7], end[8], end[9]])
 }
 
 /// fragmentFlags (element 197) has DF at 0x40 and MF at 0x20.
