@@ -16,7 +16,6 @@ use spanwatch_collector::pki::{Existing, Pki};
 use spanwatch_collector::run::Collector;
 use spanwatch_collector::store::{self, Format};
 use spanwatch_common::flow::FlowRecord;
-use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Hello, Message, RejectCode, VERSION};
@@ -133,12 +132,7 @@ impl Workers {
         }
         let at = Timestamp::from_secs(1_790_000_000);
         let record = |id| FlowRecord { flow_id: id, packets: [2, 1], start: [at; 2], end: [at; 2], ..FlowRecord::default() };
-        Harvest {
-            worker: 0,
-            ledger: self.ledger,
-            health: Health::default(),
-            records: (from..from + records).map(record).collect(),
-        }
+        Harvest { ledger: self.ledger, records: (from..from + records).map(record).collect(), ..Harvest::default() }
     }
 }
 

@@ -21,6 +21,8 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::batch::ROWS_MAX;
 use spanwatch_common::wire::{self, Batch, Message};
 
+use crate::flow_table::{TALKERS_MAX, Talker};
+
 /// How records become batches, and how many of them wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -70,8 +72,18 @@ pub struct Harvest {
     pub ledger: Ledger,
     /// What the worker's port is judged by, since it started.
     pub health: Health,
+    /// Its flows with most octets, most first; empty while nobody watches.
+    pub talkers: Vec<Talker>,
     /// Finished records.
     pub records: Vec<FlowRecord>,
+}
+
+/// What a worker said last, beside its records.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    ledger: Ledger,
+    health: Health,
+    talkers: Vec<Talker>,
 }
 
 /// Gathers, numbers, and holds until acknowledged.
@@ -80,8 +92,7 @@ pub struct Exporter {
     sensor: String,
     boot: u64,
     settings: ExportSettings,
-    /// The latest account of each worker, and what its port is judged by.
-    workers: Vec<(Ledger, Health)>,
+    workers: Vec<Account>,
     /// Records that are in no batch yet, and when the oldest of them came.
     waiting: Vec<FlowRecord>,
     waiting_since: Timestamp,
@@ -108,9 +119,9 @@ impl Exporter {
     /// Takes over what a worker finished.
     pub fn take(&mut self, now: Timestamp, harvest: Harvest) {
         if self.workers.len() <= harvest.worker {
-            self.workers.resize(harvest.worker + 1, Default::default());
+            self.workers.resize(harvest.worker + 1, Account::default());
         }
-        self.workers[harvest.worker] = (harvest.ledger, harvest.health);
+        self.workers[harvest.worker] = Account { ledger: harvest.ledger, health: harvest.health, talkers: harvest.talkers };
         if self.waiting.is_empty() {
             self.waiting_since = now;
             self.waiting = harvest.records;
@@ -180,8 +191,8 @@ impl Exporter {
     /// The account of the whole sensor. Balances whenever the accounts of the workers do.
     pub fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::default();
-        for (worker, _) in &self.workers {
-            ledger.add(worker);
+        for worker in &self.workers {
+            ledger.add(&worker.ledger);
         }
         let mut queued = Count::of(&self.waiting);
         queued.add(self.queue.held);
@@ -197,15 +208,23 @@ impl Exporter {
     /// What the capture port is judged by: all workers together.
     pub fn health(&self) -> Health {
         let mut health = Health::default();
-        for (_, worker) in &self.workers {
-            health.add(worker);
+        for worker in &self.workers {
+            health.add(&worker.health);
         }
         health
     }
 
     /// The account of each worker, as it came; `acknowledged` and `queued` are the exporter's to know.
     pub fn workers(&self) -> impl Iterator<Item = &Ledger> {
-        self.workers.iter().map(|(ledger, _)| ledger)
+        self.workers.iter().map(|worker| &worker.ledger)
+    }
+
+    /// The flows with most octets of all workers, most first.
+    pub fn talkers(&self) -> Vec<Talker> {
+        let mut talkers: Vec<Talker> = self.workers.iter().flat_map(|worker| &worker.talkers).copied().collect();
+        talkers.sort_by_key(|talker| std::cmp::Reverse(talker.octets));
+        talkers.truncate(TALKERS_MAX);
+        talkers
     }
 
     /// Name of the sensor.
@@ -361,8 +380,8 @@ mod tests {
             Harvest {
                 worker: self.number,
                 ledger: self.ledger,
-                health: Health::default(),
                 records: (0..records).map(record).collect(),
+                ..Harvest::default()
             }
         }
     }

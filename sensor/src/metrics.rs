@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -15,7 +16,7 @@ use spanwatch_common::ledger::Ledger;
 use tokio::net::TcpListener;
 
 use crate::clock::Clock;
-use crate::live_view::LiveView;
+use crate::live_view::{LiveView, Talker};
 use crate::uplink::{Link, Uplink};
 
 /// What /metrics, /healthz and /live draw from.
@@ -26,6 +27,8 @@ pub struct Vitals {
     pub capture: CaptureInfo,
     /// Runs since the sensor started.
     pub clock: Clock,
+    /// Grows with each question for /live; the workers gather talkers while it does.
+    pub asked_for: Arc<AtomicU32>,
 }
 
 /// How packets are captured; does not change while the sensor runs.
@@ -75,7 +78,8 @@ async fn metrics(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
 
 /// What `spanwatch-sensor top` shows.
 async fn live(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
-    let Vitals { uplink, capture, clock } = &*vitals;
+    let Vitals { uplink, capture, clock, asked_for } = &*vitals;
+    asked_for.fetch_add(1, Ordering::Relaxed);
     let port = uplink.port();
     let view = LiveView {
         mode: capture.mode.to_owned(),
@@ -86,7 +90,7 @@ async fn live(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
         port,
         queues: uplink.queues(),
         link: uplink.link(),
-        talkers: Vec::new(),
+        talkers: uplink.talkers().iter().map(Talker::from).collect(),
     };
     ([(header::CONTENT_TYPE, "application/json")], serde_json::to_string(&view).unwrap_or_default())
 }

@@ -48,7 +48,7 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     let described = format!("{} on {}", info.mode, info.interface);
     let (uplink, harvests) =
         Uplink::start(config.uplink.clone(), config.export.clone(), boot, described, info.interface.clone())?;
-    let vitals = Arc::new(Vitals { uplink, capture: info, clock });
+    let vitals = Arc::new(Vitals { uplink, capture: info, clock, asked_for: Arc::default() });
 
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, mut first_end) = mpsc::unbounded_channel();
@@ -60,6 +60,7 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
         let worker = Worker::new(&config.meter(), hasher, observer)
             .with_context(|| format!("allocate the flow table of queue {number}; lower flow_table.flows_max"))?;
         let worker = LiveWorker::new(number, source, worker, harvests.clone(), Arc::clone(&stop));
+        let worker = worker.watched(Arc::clone(&vitals.asked_for));
         let ended = ended.clone();
         let thread = std::thread::Builder::new().name(format!("queue {number}")).spawn(move || {
             let result = worker.run();

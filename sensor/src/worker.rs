@@ -10,7 +10,7 @@ use spanwatch_common::time::Timestamp;
 use crate::capture::{Frame, Losses};
 use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
 use crate::dedup::{Cause, Dedup, DedupMode};
-use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer};
+use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
 
 /// Settings of the middle of the line.
@@ -217,7 +217,7 @@ impl Worker {
     /// How well the mirror does its work so far.
     pub fn health(&self, losses: &Losses) -> Health {
         let found = self.dedup.counts();
-        Health {
+        let mut health = Health {
             packets: self.delivered,
             sliced: self.odd.sliced,
             dropped: losses.dropped.total(),
@@ -228,7 +228,19 @@ impl Worker {
             deduplicating: u64::from(self.is_deduplicating()),
             unknown_encapsulation: self.odd.unknown_encapsulation + self.odd.bad_encapsulation,
             ..self.health
-        }
+        };
+        health.add(&self.table.health());
+        health
+    }
+
+    /// Starts or stops looking for the flows with most octets.
+    pub fn watch(&mut self, is_watched: bool) {
+        self.table.watch(is_watched);
+    }
+
+    /// The flows with most octets, most first; empty while nobody watches.
+    pub fn talkers(&self) -> &[Talker] {
+        self.table.talkers()
     }
 
     /// Whether second copies are removed at present.

@@ -33,6 +33,7 @@ use self::identity::{Identity, IdentityError};
 use self::settings::UplinkSettings;
 use self::trouble::Trouble;
 use crate::export::{ExportSettings, Exporter, Harvest};
+use crate::flow_table::Talker;
 
 /// observationPointId of the one port that a sensor captures on.
 pub const OBSERVATION_POINT: u32 = 1;
@@ -176,6 +177,11 @@ impl Uplink {
     /// The account of each worker up to the flow table, as of now.
     pub fn queues(&self) -> Vec<Ledger> {
         self.shared.exporter().workers().copied().collect()
+    }
+
+    /// The flows with most octets, most first; empty while nobody watches.
+    pub fn talkers(&self) -> Vec<Talker> {
+        self.shared.exporter().talkers()
     }
 
     /// How the connection is doing.
