@@ -10,7 +10,7 @@ use spanwatch_common::time::Timestamp;
 use crate::capture::{Frame, Link, Losses};
 use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
 use crate::dedup::{Cause, Dedup, DedupMode};
-use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer};
+use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
 use crate::reassembly::Reassembly;
 
@@ -190,6 +190,7 @@ impl Worker {
     /// Counts what a mirror is judged by, whether or not the packet is a copy.
     #[inline]
     fn count_health(&mut self, packet: &Packet) {
+        self.health.octets += u64::from(packet.frame_octets);
         if packet.destination_mac[0] & 1 != 0 {
             let is_process_data = packet.key.kind == Kind::Layer2 as u8 && is_process_data(packet.key.detail);
             self.health.group_packets += u64::from(!is_process_data);
@@ -249,7 +250,7 @@ impl Worker {
     /// How well the mirror does its work so far.
     pub fn health(&self, losses: &Losses) -> Health {
         let found = self.dedup.counts();
-        Health {
+        let mut health = Health {
             packets: self.delivered,
             sliced: self.odd.sliced,
             dropped: losses.dropped.total(),
@@ -260,7 +261,19 @@ impl Worker {
             deduplicating: u64::from(self.is_deduplicating()),
             unknown_encapsulation: self.odd.unknown_encapsulation + self.odd.bad_encapsulation,
             ..self.health
-        }
+        };
+        health.add(&self.table.health());
+        health
+    }
+
+    /// Starts or stops looking for the flows with most octets.
+    pub fn watch(&mut self, is_watched: bool) {
+        self.table.watch(is_watched);
+    }
+
+    /// The flows with most octets, most first; empty while nobody watches.
+    pub fn talkers(&self) -> &[Talker] {
+        self.table.talkers()
     }
 
     /// Whether second copies are removed at present.
