@@ -72,7 +72,9 @@ fn sendable(path: &Path) -> Option<Vec<Vec<u8>>> {
     let (mut frames, mut first, mut last, mut good) = (Vec::new(), None, Timestamp::NONE, true);
     loop {
         let drained = file.drain(Timestamp::NONE, 64, |frame| {
-            good &= frame.link == Link::Ethernet && frame.bytes.len() == frame.wire_len as usize && (14..=1514).contains(&frame.bytes.len());
+            good &= frame.link == Link::Ethernet
+                && frame.bytes.len() == frame.wire_len as usize
+                && (14..=1514).contains(&frame.bytes.len());
             last = last.max(frame.at);
             first.get_or_insert(frame.at);
             frames.push(frame.bytes.to_vec());

@@ -115,7 +115,10 @@ mod tests {
             unread.count(link_type);
         }
         let text = unread.to_string();
-        assert!(text.starts_with("2 packets of link type 105 (IEEE 802.11), 1 of link type 9 (PPP), 1 of link type 1000"), "{text}");
+        assert!(
+            text.starts_with("2 packets of link type 105 (IEEE 802.11), 1 of link type 9 (PPP), 1 of link type 1000"),
+            "{text}"
+        );
         assert!(text.ends_with("1 of link type 1005 (no name known), 2 of others"), "{text}");
     }
 }

@@ -9,6 +9,8 @@
 //! then one error says where that is. Packets of a link type that is not read are handed out as [`Link::Unread`], and one error at the
 //! end says how many there were.
 
+#[cfg(test)]
+mod build;
 mod input;
 mod link_type;
 mod parser;

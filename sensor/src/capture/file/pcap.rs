@@ -83,7 +83,9 @@ impl Parser {
             Lengths::SmallerIsCaptured => (first.min(second), first.max(second)),
         };
         if captured > PACKET_OCTETS_MAX {
-            return Err(Damage(format!("a packet claims {captured} captured octets (at most {PACKET_OCTETS_MAX} are possible)").into()));
+            return Err(Damage(
+                format!("a packet claims {captured} captured octets (at most {PACKET_OCTETS_MAX} are possible)").into(),
+            ));
         }
         let used = self.header_octets + captured as usize;
         let Some(bytes) = input.get(self.header_octets..used) else { return Ok(Step::Need { octets: used, of: "packet" }) };

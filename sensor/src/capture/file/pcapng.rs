@@ -150,7 +150,9 @@ impl Parser {
     ) -> Result<Step<'a>, Damage> {
         let interface = self.interface(index)?;
         if captured > PACKET_OCTETS_MAX {
-            return Err(Damage(format!("a packet claims {captured} captured octets (at most {PACKET_OCTETS_MAX} are possible)").into()));
+            return Err(Damage(
+                format!("a packet claims {captured} captured octets (at most {PACKET_OCTETS_MAX} are possible)").into(),
+            ));
         }
         let bytes = data.bytes(captured as usize)?;
         let padding = captured.next_multiple_of(4) - captured;
