@@ -14,8 +14,9 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::dedup::DedupMode;
+use spanwatch_sensor::flow_settings::FlowSettings;
 use spanwatch_sensor::replay::replay;
-use spanwatch_sensor::worker::{FlowSettings, MeterSettings};
+use spanwatch_sensor::worker::MeterSettings;
 
 /// One direction of an inner conversation, without VLAN and encapsulation: ends, protocol, and at layer 2 what it carries.
 type Direction = (String, String, String);

@@ -199,7 +199,7 @@ macro_rules! address {
 
 /// Every field, in the order of JSON keys and CSV columns. Addresses have the element of IPv6 on the wire, IPv4 mapped into it;
 /// text names them by their family.
-pub static ELEMENTS: [Element; 68] = [
+pub static ELEMENTS: [Element; 69] = [
     time!(156, "flowStartNanoseconds", start[FORWARD]),
     time!(157, "flowEndNanoseconds", end[FORWARD]),
     Element {
@@ -284,6 +284,7 @@ pub static ELEMENTS: [Element; 68] = [
     address!(OWN_PEN, 64, "tunnelSourceAddress", NotZero, tunnel[FORWARD]),
     address!(OWN_PEN, 65, "tunnelDestinationAddress", NotZero, tunnel[REVERSE]),
     number!(OWN_PEN, 66, "erspanSessionId", Erspan, erspan_session: u16),
+    number!(OWN_PEN, 74, "erspanVlanId", Erspan, erspan_vlan: u16),
     number!(OWN_PEN, 67, "layer2Instance", NotZero, layer2_instance: u64),
     address!(OWN_PEN, 68, "arpSenderAddress", NotZero, arp[FORWARD]),
     address!(OWN_PEN, 69, "arpTargetAddress", NotZero, arp[REVERSE]),

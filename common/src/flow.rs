@@ -210,6 +210,8 @@ pub struct FlowRecord {
     pub tunnel: [Address; 2],
     /// Session of the ERSPAN header, 0 to 1023; says something only where `encapsulations` has ERSPAN II or III.
     pub erspan_session: u16,
+    /// VLAN that the ERSPAN header names: that of the mirrored frame, whether its tag was mirrored or not. Never part of the key.
+    pub erspan_vlan: u16,
     /// What tells apart conversations of one layer-2 protocol between the same stations ([`crate::layer2`]): APPID of GOOSE and SV,
     /// frame id class of PROFINET, OUI · 65536 + protocol id of SNAP, and so on. 0 where the protocol has none.
     pub layer2_instance: u64,

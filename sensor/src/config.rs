@@ -9,10 +9,11 @@ use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 use crate::capture::settings::Settings as CaptureSettings;
 use crate::decode::DecodeSettings;
 use crate::export::ExportSettings;
+use crate::flow_settings::FlowSettings;
 use crate::flow_table::FlowTableSettings;
 use crate::fragments::FragmentSettings;
 use crate::uplink::settings::UplinkSettings;
-use crate::worker::{FlowSettings, MeterSettings};
+use crate::worker::MeterSettings;
 
 /// Where the settings are unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/spanwatch/sensor.toml";

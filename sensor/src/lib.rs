@@ -17,6 +17,7 @@
 //! * [`top`] — the terminal view of it
 //! * [`replay`] — the same line over a capture file
 //! * [`doctor`] — is this machine fit for it
+//! * [`flow_settings`] — what makes packets one flow
 //! * [`config`], [`cli`], [`run`] — settings, commands, and the sensor as a whole
 
 #![deny(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod decode;
 pub mod dedup;
 pub mod doctor;
 pub mod export;
+pub mod flow_settings;
 pub mod flow_table;
 pub mod fragments;
 pub mod live;

@@ -9,7 +9,8 @@ use spanwatch_common::time::Timestamp;
 
 use crate::capture::{Frame, Link, Losses};
 use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
-use crate::dedup::{Cause, Dedup, DedupMode};
+use crate::dedup::{Cause, Dedup};
+use crate::flow_settings::{FlowSettings, KeyContext};
 use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
 use crate::reassembly::Reassembly;
@@ -28,63 +29,6 @@ pub struct MeterSettings {
     pub fragments: FragmentSettings,
 }
 
-/// What makes packets one flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FlowSettings {
-    /// What is in the key beside addresses, ports and protocol.
-    pub key: KeySettings,
-    /// Second copies of a packet, as a port mirrored both ways gives them: "off", they count like any packet; "on", they are removed from the
-    /// first one on; "auto", they are counted, and removed as long as they are many (from 5 % of the packets in 10 s on, until they are below
-    /// 0.5 % in a minute). What is removed is in the ledger.
-    pub dedup: DedupMode,
-    /// How far apart copies may be, in microseconds. Longer finds copies that come by different ways; too long takes repeated packets for
-    /// copies. HSR and PRP twins have 400 ms in any case. 500 to 10000.
-    pub dedup_window_micros: u32,
-}
-
-impl Default for FlowSettings {
-    fn default() -> Self {
-        Self { key: KeySettings::default(), dedup: DedupMode::default(), dedup_window_micros: 2000 }
-    }
-}
-
-impl FlowSettings {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// The key that is out of range, and a sentence about it.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if !(500..=10_000).contains(&self.dedup_window_micros) {
-            return Err(("dedup_window_micros", format!("{} is out of range; choose 500 to 10000", self.dedup_window_micros)));
-        }
-        Ok(())
-    }
-}
-
-/// What is in the key of a flow beside addresses, ports and protocol of the innermost conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct KeySettings {
-    /// Whether packets of different VLANs belong to different flows: machine cells with the same addresses, each in a VLAN of its own.
-    /// Turn it off when the switch tags only one direction.
-    pub vlan: bool,
-    /// Whether packets of different overlays (VXLAN network, GENEVE network, NVGRE subnet, GRE key) belong to different flows. Turn it on where
-    /// tenants with the same addresses are told apart by nothing else.
-    pub tunnel: bool,
-    /// Whether packets from different interfaces of a capture file belong to different flows. Leave it off for the two fibres of a TAP.
-    pub interface: bool,
-    /// Whether packets between different pairs of MAC addresses belong to different flows. Splits a conversation that takes several
-    /// routers.
-    pub mac: bool,
-}
-
-impl Default for KeySettings {
-    fn default() -> Self {
-        Self { vlan: true, tunnel: false, interface: false, mac: false }
-    }
-}
-
 /// Longest frame that is believed; a length beyond it is a damaged file's.
 const FRAME_OCTETS_MAX: u32 = 1 << 18;
 
@@ -95,6 +39,7 @@ pub struct Worker {
     fragments: FragmentTable,
     reassembly: Reassembly,
     rules: Rules,
+    context: KeyContext,
     around: Around,
     batch: Vec<Packet>,
     records: Vec<FlowRecord>,
@@ -116,6 +61,7 @@ impl Worker {
             fragments: FragmentTable::new(&settings.fragments, hasher),
             reassembly: Reassembly::new(settings.fragments.tunnel_packets_max),
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
+            context: KeyContext::new(&settings.flow.key, hasher),
             around: Around::default(),
             batch: Vec::with_capacity(BATCH),
             records: Vec::new(),
@@ -147,7 +93,7 @@ impl Worker {
                 if packet.fragment.is_some() {
                     self.take_fragment(&frame, &mut packet);
                 }
-                self.add(packet, frame.bytes);
+                self.add(packet, &frame);
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
             Err(Undecodable::LinkType) => self.ignored.link_type += 1,
@@ -180,7 +126,18 @@ impl Worker {
 
     /// Completes a packet with what only the worker knows, and puts it into the batch.
     #[inline]
-    fn add(&mut self, packet: Packet, _bytes: &[u8]) {
+    fn add(&mut self, mut packet: Packet, frame: &Frame<'_>) {
+        packet.interface = frame.interface;
+        if !packet.encapsulations.is_empty() && self.around.names_tunnel() {
+            packet.tunnel = self.table.tunnel(&self.around, packet.at);
+            self.odd.tunnel_not_named += u64::from(packet.tunnel == 0);
+        }
+        if self.context.is_wanted() {
+            packet.key.context = self.context.of(&packet, &self.around);
+        }
+        if let Some((key, way)) = decode::quoted(frame.bytes, &packet) {
+            self.table.icmp_error(&key, way, packet.icmp_type_code);
+        }
         self.batch.push(packet);
         if self.batch.len() == BATCH {
             self.observe();

@@ -96,6 +96,13 @@ pub struct Around {
     pub redundancy: Option<Redundancy>,
 }
 
+impl Around {
+    /// Whether there is anything in it that a flow keeps.
+    pub const fn names_tunnel(&self) -> bool {
+        self.layer2_segment != 0 || self.mpls_top_label != 0 || self.tunnel[0].is_some()
+    }
+}
+
 /// What tells an HSR or PRP frame from its twin, and from the next frame (IEC 62439-3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redundancy {

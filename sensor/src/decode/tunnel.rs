@@ -33,11 +33,11 @@ impl Walk<'_> {
 
     fn below_labels(&mut self) -> Option<Next> {
         let Some(first) = self.byte(0) else { return self.cut_short() };
-        let at = self.at;
+        let (here, behind_word) = (self.ethernet_plausibility(self.at), self.ethernet_plausibility(self.at + 4));
         let control_word = match first >> 4 {
-            4 | 6 if self.is_plausible_ip() || !self.is_plausible_ethernet(at) => return Some(Next::Ip),
-            0 if self.is_plausible_ethernet(at + 4) => true,
-            _ if self.is_plausible_ethernet(at) => false,
+            4 | 6 if here == 0 || self.is_plausible_ip() => return Some(Next::Ip),
+            0 if behind_word > 0 && behind_word >= here => true,
+            _ if here > 0 => false,
             // A control word of all zeros is nothing else (RFC 4448 §4.6), and no MAC address of a kind that exists.
             0 if self.octets() == Some([0; 4]) => true,
             // 1 is an associated channel (RFC 4385 §5), not traffic.
@@ -57,7 +57,7 @@ impl Walk<'_> {
                 header >= 20 && total >= header && (total <= room || self.has_ipv4_checksum(header))
             }
             Some([first, _, _, _, high, low]) if first >> 4 == 6 => {
-                40 + usize::from(u16::from_be_bytes([high, low])) <= room || !self.is_plausible_ethernet(self.at)
+                40 + usize::from(u16::from_be_bytes([high, low])) <= room || self.ethernet_plausibility(self.at) == 0
             }
             _ => false,
         }

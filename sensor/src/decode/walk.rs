@@ -416,18 +416,23 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether an Ethernet header that makes sense begins at `at`: what it names is known, or is the length of what follows.
-    pub(super) fn is_plausible_ethernet(&self, at: usize) -> bool {
-        let Some(header) = self.bytes[..self.end].get(at..).and_then(|rest| rest.first_chunk::<14>()) else { return false };
-        let source: &Mac = &[header[6], header[7], header[8], header[9], header[10], header[11]];
-        let named = u16::from_be_bytes([header[12], header[13]]);
-        let is_known = match named {
-            0x0800 | 0x0806 | 0x86dd | 0x8100 | 0x88a8 | 0x9100 | 0x8035 | 0x9000 | 0x22f0 => true,
-            0x8847..=0x8848 | 0x8863..=0x8864 | 0x8808..=0x8809 | 0x8892 | 0x88a4 | 0x88ab | 0x88b8..=0x88ba => true,
-            0x88cc | 0x88cd | 0x88e1 | 0x88e3 | 0x88e5 | 0x88e7 | 0x88f7 | 0x88fb | 0x888e | 0x8902 | 0x892f => true,
-            length => length < layer2::ETHERTYPE_MIN && usize::from(length) <= self.wire_end.saturating_sub(at + 14),
-        };
-        // Groups send nothing.
-        is_known && source[0] & 1 == 0
+    /// How much speaks for an Ethernet header at `at`: 2 when it names a protocol that is known, 1 when it has the length of what follows,
+    /// 0 when it makes no sense.
+    pub(super) fn ethernet_plausibility(&self, at: usize) -> u8 {
+        let Some(header) = self.bytes[..self.end].get(at..).and_then(|rest| rest.first_chunk::<14>()) else { return 0 };
+        if header[6] & 1 != 0 {
+            return 0; // groups send nothing
+        }
+        let room = self.wire_end.saturating_sub(at + 14);
+        match u16::from_be_bytes([header[12], header[13]]) {
+            0x0800 | 0x0806 | 0x86dd | 0x8100 | 0x88a8 | 0x9100 | 0x8035 | 0x9000 | 0x22f0 => 2,
+            0x8847..=0x8848 | 0x8863..=0x8864 | 0x8808..=0x8809 | 0x8892 | 0x88a4 | 0x88ab | 0x88b8..=0x88ba => 2,
+            0x88cc | 0x88cd | 0x88e1 | 0x88e3 | 0x88e5 | 0x88e7 | 0x88f7 | 0x88fb | 0x888e | 0x8902 | 0x892f => 2,
+            // Short frames are padded to 46 octets.
+            length if length < layer2::ETHERTYPE_MIN => {
+                u8::from(usize::from(length) == room || usize::from(length) < room && room <= 46)
+            }
+            _ => 0,
+        }
     }
 }

@@ -273,6 +273,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
         mpls_top_label: tunnel.mpls_top_label,
         tunnel: tunnel.ends,
         erspan_session: tunnel.erspan_session,
+        erspan_vlan: tunnel.erspan_vlan,
         layer2_instance: layer2_instance(key),
         arp: pair(|way| arp(key, ends[pick(way)].0)),
         answered: cold.heard(FORWARD) && cold.heard(REVERSE),

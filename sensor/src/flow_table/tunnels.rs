@@ -24,6 +24,7 @@ pub(super) struct Named {
     pub(super) layer2_segment: u64,
     pub(super) mpls_top_label: u32,
     pub(super) erspan_session: u16,
+    pub(super) erspan_vlan: u16,
     /// Source and destination of the tunnel's packet.
     pub(super) ends: [Address; 2],
 }
@@ -65,7 +66,8 @@ struct Ends {
     b: [u8; 16],
     layer2_segment: u64,
     mpls_top_label: u32,
-    erspan_session: u32,
+    /// VLAN · 65536 + session.
+    erspan: u32,
 }
 
 /// In the number of a tunnel: the packet went from the larger address to the smaller one.
@@ -99,7 +101,7 @@ impl Tunnels {
         let direction = usize::from(from_b);
         if let Some(sequence) = around.erspan_sequence {
             // A session is one sequence, whatever is inside.
-            let session = Ends { layer2_segment: 0, mpls_top_label: 0, ..ends };
+            let session = Ends { layer2_segment: 0, mpls_top_label: 0, erspan: ends.erspan & 0xffff, ..ends };
             self.erspan_packets += 1;
             if let Some(place) = self.place(session, at) {
                 self.follow(place, direction, sequence);
@@ -114,12 +116,13 @@ impl Tunnels {
         let Some(entry) = entry.filter(|entry| entry.generation == number >> GENERATION_SHIFT & GENERATION_MAX) else {
             return Named::default();
         };
-        let Ends { a, b, layer2_segment, mpls_top_label, erspan_session } = entry.ends;
+        let Ends { a, b, layer2_segment, mpls_top_label, erspan } = entry.ends;
         let (a, b) = (Address::from_v6(a), Address::from_v6(b));
         Named {
             layer2_segment,
             mpls_top_label,
-            erspan_session: erspan_session as u16, // it was made from one
+            erspan_session: erspan as u16,
+            erspan_vlan: (erspan >> 16) as u16,
             ends: if number & FROM_B == 0 { [a, b] } else { [b, a] },
         }
     }
@@ -194,7 +197,7 @@ impl Ends {
             b: b.0.to_be_bytes(),
             layer2_segment: around.layer2_segment,
             mpls_top_label: around.mpls_top_label,
-            erspan_session: u32::from(around.erspan_session),
+            erspan: u32::from(around.erspan_vlan) << 16 | u32::from(around.erspan_session),
         };
         (ends, from_b)
     }

@@ -1,5 +1,9 @@
+mod wrapped;
+
 use super::*;
+use crate::capture::Link;
 use spanwatch_common::flow::{protocol, tcp};
+use spanwatch_common::net::Address;
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
