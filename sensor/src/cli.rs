@@ -15,6 +15,7 @@ use crate::config::{Config, DEFAULT_PATH};
 use crate::doctor;
 use crate::replay::{Format, TextWriter, replay};
 use crate::run;
+use crate::top;
 use crate::uplink;
 
 /// Exit code of a configuration that is wrong (`EX_CONFIG` of sysexits.h).
@@ -54,6 +55,18 @@ enum Command {
         #[arg(long, default_value = DEFAULT_PATH)]
         config: PathBuf,
     },
+    /// Watch a running sensor in the terminal: rates, losses, talkers, encapsulations, and what is wrong with the mirror.
+    Top {
+        /// Where the sensor listens for metrics (metrics.listen) [default: 127.0.0.1:9477].
+        #[arg(long, conflicts_with = "config")]
+        address: Option<String>,
+        /// Take the address from these settings.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Print one snapshot as plain text, over one second, and end.
+        #[arg(long)]
+        once: bool,
+    },
     /// Turn a capture file into records, as a live sensor would. The same file gives the same bytes.
     Replay {
         /// A pcap or pcapng file, plain or compressed with gzip or zstd, or - for standard input.
@@ -83,6 +96,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check { config } => Config::load(&config).map_err(Into::into).map(|_| println!("{}: fine", config.display())),
         Command::Doctor { config } => Config::load(&config).map_err(Into::into).and_then(|config| examine(&config)),
+        Command::Top { address, config, once } => watch(address, config.as_deref(), once),
         Command::Replay { file, format, output, stats, config } => {
             replay_file(&file, format, output.as_deref(), stats.as_deref(), config.as_deref())
         }
@@ -117,6 +131,20 @@ fn sentence(error: &anyhow::Error) -> String {
 /// Whoever reads the output has had enough (`… | head`).
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn watch(address: Option<String>, config: Option<&Path>, once: bool) -> anyhow::Result<()> {
+    let settings = config.map(Config::load).transpose()?.unwrap_or_default();
+    let address = address.unwrap_or(settings.metrics.listen);
+    if address.is_empty() {
+        anyhow::bail!(
+            "metrics.listen is empty, so the sensor cannot be looked at; give it an address such as \"127.0.0.1:9477\""
+        );
+    }
+    if once {
+        return Ok(io::stdout().lock().write_all(top::once(&address)?.as_bytes())?);
+    }
+    top::watch(&address)
 }
 
 fn replay_file(

@@ -41,6 +41,11 @@ impl Clock {
         Self { started: mono, offset: wall, latest: wall }
     }
 
+    /// Time since this clock was made, whatever became of the wall clock.
+    pub fn running(&self) -> Duration {
+        read().0.duration_since(self.started)
+    }
+
     /// Reads the clock. One call for each batch of packets.
     pub fn tick(&mut self) -> Tick {
         let (mono, wall) = read();

@@ -15,10 +15,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::batch::ROWS_MAX;
 use spanwatch_common::wire::{self, Batch, Message};
+
+use crate::flow_table::{TALKERS_MAX, Talker};
 
 /// How records become batches, and how many of them wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +70,20 @@ pub struct Harvest {
     /// The worker's whole account since it started. It counts exactly the records handed over up to and including this harvest
     /// as exported. What it throws away itself it counts as `not_sent`; its `acknowledged` and `queued` are ignored.
     pub ledger: Ledger,
+    /// What the worker's port is judged by, since it started.
+    pub health: Health,
+    /// Its flows with most octets, most first; empty while nobody watches.
+    pub talkers: Vec<Talker>,
     /// Finished records.
     pub records: Vec<FlowRecord>,
+}
+
+/// What a worker said last, beside its records.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    ledger: Ledger,
+    health: Health,
+    talkers: Vec<Talker>,
 }
 
 /// Gathers, numbers, and holds until acknowledged.
@@ -77,8 +92,7 @@ pub struct Exporter {
     sensor: String,
     boot: u64,
     settings: ExportSettings,
-    /// The latest account of each worker.
-    workers: Vec<Ledger>,
+    workers: Vec<Account>,
     /// Records that are in no batch yet, and when the oldest of them came.
     waiting: Vec<FlowRecord>,
     waiting_since: Timestamp,
@@ -105,9 +119,9 @@ impl Exporter {
     /// Takes over what a worker finished.
     pub fn take(&mut self, now: Timestamp, harvest: Harvest) {
         if self.workers.len() <= harvest.worker {
-            self.workers.resize(harvest.worker + 1, Ledger::default());
+            self.workers.resize(harvest.worker + 1, Account::default());
         }
-        self.workers[harvest.worker] = harvest.ledger;
+        self.workers[harvest.worker] = Account { ledger: harvest.ledger, health: harvest.health, talkers: harvest.talkers };
         if self.waiting.is_empty() {
             self.waiting_since = now;
             self.waiting = harvest.records;
@@ -178,7 +192,7 @@ impl Exporter {
     pub fn ledger(&self) -> Ledger {
         let mut ledger = Ledger::default();
         for worker in &self.workers {
-            ledger.add(worker);
+            ledger.add(&worker.ledger);
         }
         let mut queued = Count::of(&self.waiting);
         queued.add(self.queue.held);
@@ -189,6 +203,28 @@ impl Exporter {
         ledger.flows.records_queued = queued.records;
         ledger.flows.records_not_sent += self.not_sent.records;
         ledger
+    }
+
+    /// What the capture port is judged by: all workers together.
+    pub fn health(&self) -> Health {
+        let mut health = Health::default();
+        for worker in &self.workers {
+            health.add(&worker.health);
+        }
+        health
+    }
+
+    /// The account of each worker, as it came; `acknowledged` and `queued` are the exporter's to know.
+    pub fn workers(&self) -> impl Iterator<Item = &Ledger> {
+        self.workers.iter().map(|worker| &worker.ledger)
+    }
+
+    /// The flows with most octets of all workers, most first.
+    pub fn talkers(&self) -> Vec<Talker> {
+        let mut talkers: Vec<Talker> = self.workers.iter().flat_map(|worker| &worker.talkers).copied().collect();
+        talkers.sort_by_key(|talker| std::cmp::Reverse(talker.octets));
+        talkers.truncate(TALKERS_MAX);
+        talkers
     }
 
     /// Name of the sensor.
@@ -341,7 +377,12 @@ mod tests {
             self.ledger.flows.records += records as u64;
             let record =
                 |n: usize| FlowRecord { flow_id: n as u64 * 0x9e37_79b9_7f4a_7c15, packets: [1, 1], ..FlowRecord::default() };
-            Harvest { worker: self.number, ledger: self.ledger, records: (0..records).map(record).collect() }
+            Harvest {
+                worker: self.number,
+                ledger: self.ledger,
+                records: (0..records).map(record).collect(),
+                ..Harvest::default()
+            }
         }
     }
 

@@ -6,12 +6,15 @@
 //! * [`decode`] — what one frame says
 //! * [`dedup`] — second copies of a packet
 //! * [`fragments`] — ports for later fragments
+//! * [`reassembly`] — tunnel packets from their fragments
 //! * [`flow_table`] — live flows, and the records that come of them
 //! * [`worker`] — one receive queue: decode, fragments, flow table together
 //! * [`live`] — the loop around a worker that owns capture and clock
 //! * [`export`] — batches, numbered and held until they are acknowledged
 //! * [`uplink`] — the way to the collector
-//! * [`metrics`] — /metrics and /healthz
+//! * [`metrics`] — /metrics, /healthz and /live
+//! * [`live_view`] — what /live says
+//! * [`top`] — the terminal view of it
 //! * [`replay`] — the same line over a capture file
 //! * [`doctor`] — is this machine fit for it
 //! * [`config`], [`cli`], [`run`] — settings, commands, and the sensor as a whole
@@ -29,8 +32,11 @@ pub mod export;
 pub mod flow_table;
 pub mod fragments;
 pub mod live;
+pub mod live_view;
 pub mod metrics;
+pub mod reassembly;
 pub mod replay;
 pub mod run;
+pub mod top;
 pub mod uplink;
 pub mod worker;

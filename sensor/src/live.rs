@@ -1,7 +1,7 @@
 //! The loop around a worker: it owns the capture and the clock, and it never waits for anyone but the kernel.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
@@ -26,6 +26,8 @@ const HARVEST_INTERVAL: Duration = Duration::from_millis(50);
 const HARVEST_RECORDS: usize = 1024;
 /// How often the capture's losses are asked for.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the flows with most octets are gathered after somebody asked for them.
+const WATCHED_FOR: Duration = Duration::from_secs(10);
 /// Records that wait here while the export thread is busy; beyond this the newest are thrown away and counted.
 const HELD_MAX: usize = 1 << 16;
 
@@ -36,6 +38,8 @@ pub struct LiveWorker<C> {
     number: usize,
     harvests: Sender<Harvest>,
     stop: Arc<AtomicBool>,
+    /// Grows whenever somebody asks for the flows with most octets.
+    asked_for: Arc<AtomicU32>,
     losses: Losses,
     /// Records that had no place in the queue to the export thread, and the packets they stood for.
     thrown_away: (u64, u64),
@@ -44,7 +48,14 @@ pub struct LiveWorker<C> {
 impl<C: Capture> LiveWorker<C> {
     /// Worker `number` of the sensor, counted from 0.
     pub fn new(number: usize, capture: C, worker: Worker, harvests: Sender<Harvest>, stop: Arc<AtomicBool>) -> Self {
-        Self { capture, worker, number, harvests, stop, losses: Losses::default(), thrown_away: (0, 0) }
+        let (asked_for, losses) = (Arc::default(), Losses::default());
+        Self { capture, worker, number, harvests, stop, asked_for, losses, thrown_away: (0, 0) }
+    }
+
+    /// Gathers the flows with most octets for a while whenever `asked_for` has grown.
+    #[must_use]
+    pub fn watched(self, asked_for: Arc<AtomicU32>) -> Self {
+        Self { asked_for, ..self }
     }
 
     /// Runs to the end.
@@ -62,15 +73,18 @@ impl<C: Capture> LiveWorker<C> {
         // Nothing waits any more: here the capture's own count of the wire stands, whatever it says.
         let wire = self.losses.wire;
         let ledger = Ledger { wire, ..self.account(self.worker.audited_ledger(&self.losses)) };
+        let health = self.worker.health(&self.losses);
         let records = std::mem::take(self.worker.records());
         // The export thread outlives the workers, so this send only waits for its present batch.
-        let _ = self.harvests.send(Harvest { worker: self.number, ledger, records });
+        let _ = self.harvests.send(Harvest { worker: self.number, ledger, health, talkers: Vec::new(), records });
         result
     }
 
     fn turn_around(&mut self, clock: &mut Clock) -> Result<(), CaptureError> {
         let (mut harvested, mut asked) = (Timestamp::NONE, Timestamp::NONE);
         let mut stopped = false;
+        let mut deduplicating = self.worker.is_deduplicating();
+        let (mut asked_before, mut watched_until) = (0, Timestamp::NONE);
         loop {
             if !stopped && self.stop.load(Ordering::Relaxed) {
                 self.capture.stop()?;
@@ -98,9 +112,18 @@ impl<C: Capture> LiveWorker<C> {
             if drained == Drained::Ended {
                 return Ok(());
             }
+            if deduplicating != self.worker.is_deduplicating() {
+                deduplicating = !deduplicating;
+                self.say_deduplicating(deduplicating);
+            }
             if tick.at.since(asked) >= LOSSES_INTERVAL {
                 self.losses = self.capture.losses()?;
                 asked = tick.at;
+                let asked_for = self.asked_for.load(Ordering::Relaxed);
+                if asked_for != asked_before {
+                    (asked_before, watched_until) = (asked_for, tick.at.plus(WATCHED_FOR));
+                }
+                self.worker.watch(tick.at < watched_until);
             }
             if self.worker.records().len() >= HARVEST_RECORDS || tick.at.since(harvested) >= HARVEST_INTERVAL {
                 self.harvest();
@@ -109,12 +132,28 @@ impl<C: Capture> LiveWorker<C> {
         }
     }
 
+    /// Tells once that `dedup = "auto"` has changed its mind.
+    fn say_deduplicating(&self, deduplicating: bool) {
+        let found = self.worker.health(&self.losses);
+        if deduplicating {
+            let (duplicates, examined) = (found.duplicates(), found.examined);
+            tracing::warn!(
+                "queue {}: second copies of packets are removed from now on ({duplicates} of {examined} looked at so far); \
+                 `spanwatch-sensor top` says what to change on the switch",
+                self.number
+            );
+        } else {
+            tracing::info!("queue {}: packets come once again; second copies are only counted from now on", self.number);
+        }
+    }
+
     /// Hands the records over if there is room; keeps them for the next turn otherwise.
     fn harvest(&mut self) {
         let ledger = self.account(self.worker.ledger(&self.losses));
+        let (health, talkers) = (self.worker.health(&self.losses), self.worker.talkers().to_vec());
         let records = std::mem::take(self.worker.records());
         if let Err(TrySendError::Full(harvest) | TrySendError::Disconnected(harvest)) =
-            self.harvests.try_send(Harvest { worker: self.number, ledger, records })
+            self.harvests.try_send(Harvest { worker: self.number, ledger, health, talkers, records })
         {
             let mut records = harvest.records;
             for record in records.drain(HELD_MAX.min(records.len())..) {

@@ -1,7 +1,8 @@
-//! The sensor's own numbers, for Prometheus and for whoever asks whether it is well.
+//! The sensor's own numbers: /metrics for Prometheus, /healthz for whoever asks whether it is well, /live for `spanwatch-sensor top`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -9,17 +10,25 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use spanwatch_common::encapsulation::Encapsulation;
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use tokio::net::TcpListener;
 
+use crate::clock::Clock;
+use crate::live_view::{LiveView, Talker};
 use crate::uplink::{Link, Uplink};
 
-/// What /metrics and /healthz draw from.
+/// What /metrics, /healthz and /live draw from.
 pub struct Vitals {
     /// The running uplink, which has the account of the whole sensor.
     pub uplink: Uplink,
     /// Interface, mode in force, and why.
     pub capture: CaptureInfo,
+    /// Runs since the sensor started.
+    pub clock: Clock,
+    /// Grows with each question for /live; the workers gather talkers while it does.
+    pub asked_for: Arc<AtomicU32>,
 }
 
 /// How packets are captured; does not change while the sensor runs.
@@ -53,13 +62,37 @@ pub async fn listen(address: &str) -> anyhow::Result<Option<TcpListener>> {
 /// The listener failed.
 pub async fn serve(listener: Option<TcpListener>, vitals: Arc<Vitals>) -> std::io::Result<()> {
     let Some(listener) = listener else { return std::future::pending().await };
-    let router = Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals);
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/live", get(live))
+        .with_state(vitals);
     axum::serve(listener, router).await
 }
 
 async fn metrics(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
-    let text = render(&vitals.uplink.ledger(), &vitals.uplink.link(), &vitals.capture);
+    let mut text = render(&vitals.uplink.ledger(), &vitals.uplink.link(), &vitals.capture);
+    render_mirror(&vitals.uplink.port().health, &mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+/// What `spanwatch-sensor top` shows.
+async fn live(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
+    let Vitals { uplink, capture, clock, asked_for } = &*vitals;
+    asked_for.fetch_add(1, Ordering::Relaxed);
+    let port = uplink.port();
+    let view = LiveView {
+        mode: capture.mode.to_owned(),
+        why: capture.why.clone(),
+        uptime_millis: u64::try_from(clock.running().as_millis()).unwrap_or(u64::MAX),
+        ledger: uplink.ledger(),
+        encapsulations: LiveView::named(&port.health.encapsulations),
+        port,
+        queues: uplink.queues(),
+        link: uplink.link(),
+        talkers: uplink.talkers().iter().map(Talker::from).collect(),
+    };
+    ([(header::CONTENT_TYPE, "application/json")], serde_json::to_string(&view).unwrap_or_default())
 }
 
 /// Well as long as packets are captured; the second line tells about the collector, whose absence a sensor survives.
@@ -76,12 +109,7 @@ async fn healthz(State(vitals): State<Arc<Vitals>>) -> impl IntoResponse {
 /// The Prometheus text format, version 0.0.4.
 fn render(ledger: &Ledger, link: &Link, capture: &CaptureInfo) -> String {
     let mut text = String::new();
-    let mut help = |name: &str, kind: &str, says: &str, lines: &[(String, u64)]| {
-        let _ = writeln!(text, "# HELP spanwatch_sensor_{name} {says}\n# TYPE spanwatch_sensor_{name} {kind}");
-        for (labels, value) in lines {
-            let _ = writeln!(text, "spanwatch_sensor_{name}{labels} {value}");
-        }
-    };
+    let mut help = |name: &str, kind: &str, says: &str, lines: &[(String, u64)]| write_metric(&mut text, name, kind, says, lines);
     let group = |prefix: &str, label: &str| -> Vec<(String, u64)> {
         let counts = ledger.counts();
         let named = counts.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, *value)));
@@ -103,6 +131,43 @@ fn render(ledger: &Ledger, link: &Link, capture: &CaptureInfo) -> String {
     text
 }
 
+/// What the mirror is judged by, appended to `text`.
+fn render_mirror(health: &Health, text: &mut String) {
+    let mut one = |name: &str, says: &str, value: u64| {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        write_metric(text, &format!("mirror_{name}"), kind, says, &[(String::new(), value)]);
+    };
+    one("packets_total", "Packets handed to the sensor.", health.packets);
+    one("octets_total", "Octets of their frames, without preamble and FCS.", health.octets);
+    one("group_packets_total", "Packets to a group MAC address, process data apart: any port gets those.", health.group_packets);
+    one("sliced_packets_total", "Packets captured shorter than they were on the wire.", health.sliced);
+    one("dropped_packets_total", "Packets lost before the sensor saw them.", health.dropped);
+    one("examined_packets_total", "Packets compared with those just before them, in search of duplicates.", health.examined);
+    one("deduplicating", "1 while duplicates are removed on some queue, 0 while they are only counted.", health.deduplicating);
+    one("tcp_flows_total", "Slices of TCP flows past the handshake.", health.tcp_flows);
+    one("tcp_one_way_flows_total", "Those of them whose flow only ever showed one side.", health.tcp_flows_one_way);
+    one("tcp_octets_total", "TCP payload octets seen.", health.tcp_octets);
+    one("missed_octets_total", "TCP octets that were acknowledged, but never came by.", health.missed_octets);
+    one("unknown_encapsulation_packets_total", "Packets in an unknown or damaged tunnel or tag.", health.unknown_encapsulation);
+    one("erspan_packets_total", "Packets that came with an ERSPAN sequence number.", health.erspan_packets);
+    one("erspan_missing_packets_total", "Packets missing from those sequences.", health.erspan_gaps);
+    let causes =
+        [("copy", health.duplicate_copy), ("routed", health.duplicate_routed), ("redundant", health.duplicate_redundant)];
+    let lines = causes.map(|(cause, count)| (format!("{{cause=\"{cause}\"}}"), count));
+    write_metric(text, "mirror_duplicate_packets_total", "counter", "Second copies among the examined packets.", &lines);
+    let kinds = Encapsulation::ALL.into_iter().zip(health.encapsulations);
+    let lines: Vec<_> = kinds.map(|(kind, count)| (format!("{{kind=\"{}\"}}", kind.name()), count)).collect();
+    write_metric(text, "mirror_encapsulated_packets_total", "counter", "Packets by what was around them.", &lines);
+}
+
+/// One metric: its two lines of explanation, and a line for each set of labels.
+fn write_metric(text: &mut String, name: &str, kind: &str, says: &str, lines: &[(String, u64)]) {
+    let _ = writeln!(text, "# HELP spanwatch_sensor_{name} {says}\n# TYPE spanwatch_sensor_{name} {kind}");
+    for (labels, value) in lines {
+        let _ = writeln!(text, "spanwatch_sensor_{name}{labels} {value}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +181,20 @@ mod tests {
         assert!(text.contains("why=\"it \\\"works\\\"\""), "{text}");
         let samples = text.lines().filter(|line| !line.starts_with('#')).count();
         assert_eq!(samples, ledger.counts().len() + 5);
+    }
+
+    #[test]
+    fn every_count_of_the_mirror_is_a_line_with_its_explanation() {
+        let mut health = Health { missed_octets: 9, duplicate_routed: 3, ..Health::default() };
+        health.encapsulations[Encapsulation::Vxlan as usize] = 5;
+        let mut text = String::new();
+        render_mirror(&health, &mut text);
+        assert!(text.contains("spanwatch_sensor_mirror_missed_octets_total 9\n"), "{text}");
+        assert!(text.contains("spanwatch_sensor_mirror_duplicate_packets_total{cause=\"routed\"} 3\n"), "{text}");
+        assert!(text.contains("spanwatch_sensor_mirror_encapsulated_packets_total{kind=\"vxlan\"} 5\n"), "{text}");
+        // Every number of the struct is somewhere on the page.
+        let fields = serde_json::to_value(health).expect("JSON");
+        let numbers = fields.as_object().expect("an object").values().map(|value| value.as_array().map_or(1, Vec::len));
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), numbers.sum::<usize>());
     }
 }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::flow_table::{KeyHasher, Observer};
 use crate::live::LiveWorker;
 use crate::metrics::{self, CaptureInfo, Vitals};
-use crate::uplink::Uplink;
+use crate::uplink::{OBSERVATION_POINT, Uplink};
 use crate::worker::Worker;
 
 /// Runs the sensor until SIGINT or SIGTERM, or until the capture fails. Writes the final account to `stats`, if given.
@@ -43,10 +43,12 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     }
     // Before the collector hears of this start: a second sensor on the same machine ends here, and disturbs nothing.
     let metrics_listener = metrics::listen(&config.metrics.listen).await?;
-    let boot = Clock::new().tick().at.as_nanos().cast_unsigned();
+    let mut clock = Clock::new();
+    let boot = clock.tick().at.as_nanos().cast_unsigned();
     let described = format!("{} on {}", info.mode, info.interface);
-    let (uplink, harvests) = Uplink::start(config.uplink.clone(), config.export.clone(), boot, described)?;
-    let vitals = Arc::new(Vitals { uplink, capture: info });
+    let (uplink, harvests) =
+        Uplink::start(config.uplink.clone(), config.export.clone(), boot, described, info.interface.clone())?;
+    let vitals = Arc::new(Vitals { uplink, capture: info, clock, asked_for: Arc::default() });
 
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, mut first_end) = mpsc::unbounded_channel();
@@ -54,10 +56,11 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     let ingress_interface = Interface::find(&config.capture.interface)?.index;
     for (number, source) in sources.into_iter().enumerate() {
         let hasher = KeyHasher::random().context("ask the kernel for random bytes")?;
-        let observer = Observer { observation_point: 1, ingress_interface };
+        let observer = Observer { observation_point: OBSERVATION_POINT, ingress_interface };
         let worker = Worker::new(&config.meter(), hasher, observer)
             .with_context(|| format!("allocate the flow table of queue {number}; lower flow_table.flows_max"))?;
         let worker = LiveWorker::new(number, source, worker, harvests.clone(), Arc::clone(&stop));
+        let worker = worker.watched(Arc::clone(&vitals.asked_for));
         let ended = ended.clone();
         let thread = std::thread::Builder::new().name(format!("queue {number}")).spawn(move || {
             let result = worker.run();

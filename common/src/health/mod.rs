@@ -17,7 +17,9 @@ pub use judge::{Symptom, SymptomKind, judge};
 pub struct Health {
     /// Packets handed to the sensor.
     pub packets: u64,
-    /// Those of them that any other port would have got as well: to a group (multicast, broadcast) MAC address, process data apart, which
+    /// Octets of their frames on the wire, without preamble and FCS.
+    pub octets: u64,
+    /// Those packets that any other port would have got as well: to a group (multicast, broadcast) MAC address, process data apart, which
     /// [plants send to groups](crate::layer2::is_process_data) as a matter of course.
     pub group_packets: u64,
     /// Those that were captured shorter than they were on the wire.
@@ -89,6 +91,7 @@ impl Health {
     pub fn add(&mut self, other: &Self) {
         let Self {
             packets,
+            octets,
             group_packets,
             sliced,
             dropped,
@@ -107,6 +110,7 @@ impl Health {
             encapsulations,
         } = other;
         self.packets += packets;
+        self.octets += octets;
         self.group_packets += group_packets;
         self.sliced += sliced;
         self.dropped += dropped;
@@ -133,6 +137,7 @@ impl Health {
         let minus = u64::saturating_sub; // a sensor that was restarted in between counts from zero
         Self {
             packets: minus(self.packets, before.packets),
+            octets: minus(self.octets, before.octets),
             group_packets: minus(self.group_packets, before.group_packets),
             sliced: minus(self.sliced, before.sliced),
             dropped: minus(self.dropped, before.dropped),

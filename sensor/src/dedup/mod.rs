@@ -7,7 +7,8 @@
 //!
 //! # What is no copy
 //! The same packet again after the window: a retransmission or a poll. Cyclic traffic, whose counters lie within the fingerprint. And
-//! the fifth equal packet within the window: no mirror gives more than four of one, so a flood of equal packets stays visible.
+//! the ninth equal packet within the window: no mirror gives more than eight of one (two VLANs, both ways, two switches), so a flood of
+//! equal packets stays visible.
 
 mod fingerprint;
 mod watch;
@@ -41,7 +42,7 @@ const PLACES: usize = 1 << 16;
 /// Places in a set.
 const WAYS: usize = 4;
 /// Most copies of one packet.
-const COPIES_MAX: u8 = 3;
+const COPIES_MAX: u8 = 7;
 /// How long the twin of an HSR or PRP frame may take (IEC 62439-3, EntryForgetTime).
 const REDUNDANCY_WINDOW: Duration = Duration::from_millis(400);
 

@@ -110,10 +110,10 @@ fn a_poll_that_repeats_for_ever_counts_each_time_and_its_copies_never() {
 }
 
 #[test]
-fn a_packet_has_three_copies_at_most_so_that_a_flood_stays_visible() {
+fn a_packet_has_seven_copies_at_most_so_that_a_flood_stays_visible() {
     let mut port = Port::new(DedupMode::On);
     let counted = (0..1_000).filter(|n| port.sees(*n, &format!("{MACS} {POLL}")).is_none()).count();
-    assert_eq!(counted, 250);
+    assert_eq!(counted, 125);
 }
 
 #[test]

@@ -134,8 +134,10 @@ async fn speak(
     credit: u32,
 ) -> Result<(), Trouble> {
     let lost = |source| Trouble::from_stream(&settings.collector, source);
-    let stats =
-        || Message::Stats(Stats { boot, ledger: shared.exporter().ledger(), capture: shared.capture.clone(), ports: Vec::new() });
+    let stats = || {
+        let ledger = shared.exporter().ledger();
+        Message::Stats(Stats { boot, ledger, capture: shared.capture.clone(), ports: vec![shared.port()] })
+    };
     let mut ticks = tokio::time::interval(STATS_INTERVAL);
     loop {
         // A name for the frame, so that the lock is gone before the write.

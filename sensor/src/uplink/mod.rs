@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use rustls::{ClientConfig, RootCertStore};
+use serde::{Deserialize, Serialize};
+use spanwatch_common::health::PortHealth;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Welcome};
@@ -31,7 +33,10 @@ use self::identity::{Identity, IdentityError};
 use self::settings::UplinkSettings;
 use self::trouble::Trouble;
 use crate::export::{ExportSettings, Exporter, Harvest};
+use crate::flow_table::Talker;
 
+/// observationPointId of the one port that a sensor captures on.
+pub const OBSERVATION_POINT: u32 = 1;
 /// What this program calls itself in the hello.
 const SOFTWARE: &str = concat!("spanwatch-sensor ", env!("CARGO_PKG_VERSION"));
 /// Harvests that may wait for the harvest thread.
@@ -70,8 +75,9 @@ pub struct Uplink {
     shipping: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How the connection is doing, for /metrics and /healthz.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How the connection is doing, for /metrics, /healthz and /live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Link {
     /// Whether the collector has welcomed us and still listens.
     pub connected: bool,
@@ -97,6 +103,8 @@ struct Shared {
     link: Mutex<Link>,
     /// How packets are captured, told to the collector.
     capture: String,
+    /// Name of the capture port.
+    interface: String,
     /// Something to send, something acknowledged, or time to stop.
     wake: Notify,
     /// No more harvests will come.
@@ -109,7 +117,7 @@ struct Shared {
 
 impl Uplink {
     /// Starts both threads. `boot` must be larger than at any earlier start of this sensor (nanoseconds since the epoch);
-    /// `capture` tells the collector how packets are captured.
+    /// `capture` tells the collector how packets are captured, `interface` where.
     ///
     /// The sender is for the workers. It never blocks for the network, but may be full for a moment: use `try_send`, and keep
     /// the harvest for the next turn when it is.
@@ -121,6 +129,7 @@ impl Uplink {
         export: ExportSettings,
         boot: u64,
         capture: impl Into<String>,
+        interface: impl Into<String>,
     ) -> Result<(Self, Sender<Harvest>), UplinkError> {
         let identity = Identity::load(&settings.identity)?;
         let sensor = identity.name.clone();
@@ -131,6 +140,7 @@ impl Uplink {
             exporter: Mutex::new(Exporter::new(sensor, boot, export.clone())),
             link: Mutex::new(Link::default()),
             capture: capture.into(),
+            interface: interface.into(),
             wake: Notify::new(),
             stopping: AtomicBool::new(false),
             harvested: AtomicBool::new(false),
@@ -157,6 +167,21 @@ impl Uplink {
     /// The account of the whole sensor, as of now.
     pub fn ledger(&self) -> Ledger {
         self.shared.exporter().ledger()
+    }
+
+    /// What the capture port is judged by, as of now.
+    pub fn port(&self) -> PortHealth {
+        self.shared.port()
+    }
+
+    /// The account of each worker up to the flow table, as of now.
+    pub fn queues(&self) -> Vec<Ledger> {
+        self.shared.exporter().workers().copied().collect()
+    }
+
+    /// The flows with most octets, most first; empty while nobody watches.
+    pub fn talkers(&self) -> Vec<Talker> {
+        self.shared.exporter().talkers()
     }
 
     /// How the connection is doing.
@@ -211,6 +236,11 @@ fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
 impl Shared {
     fn exporter(&self) -> MutexGuard<'_, Exporter> {
         self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn port(&self) -> PortHealth {
+        let health = self.exporter().health();
+        PortHealth { observation_point: OBSERVATION_POINT, interface: self.interface.clone(), health }
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {

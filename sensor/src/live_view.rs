@@ -1,0 +1,150 @@
+//! What `/live` says: the state of a running sensor as one JSON object. `spanwatch-sensor top` reads it back.
+//!
+//! Counts are cumulative since the sensor started; whoever wants rates takes the difference of two looks and of their
+//! [`uptime_millis`](LiveView::uptime_millis). Absent keys read as zero, unknown ones are passed over, so that `top` may be older or newer
+//! than the sensor.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use spanwatch_common::encapsulation::Encapsulation;
+use spanwatch_common::flow::{LAYER2, Mac, protocol};
+use spanwatch_common::health::{EncapsulationCounts, PortHealth};
+use spanwatch_common::layer2;
+use spanwatch_common::ledger::Ledger;
+use spanwatch_common::net::Address;
+
+use crate::flow_table;
+use crate::uplink::Link;
+
+/// A look at a running sensor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveView {
+    /// How packets are captured, e.g. `af_xdp_zero_copy`.
+    pub mode: String,
+    /// Why that way.
+    pub why: String,
+    /// Milliseconds since the sensor started.
+    pub uptime_millis: u64,
+    /// Every packet accounted for.
+    pub ledger: Ledger,
+    /// The capture port, and what its mirror is judged by.
+    pub port: PortHealth,
+    /// Packets by what was around them: those kinds that there were, by name.
+    pub encapsulations: BTreeMap<String, u64>,
+    /// The account of each receive queue, up to the flow table.
+    pub queues: Vec<Ledger>,
+    /// The connection to the collector.
+    pub link: Link,
+    /// The flows with most octets, most first. Empty at the first look, and for two seconds after.
+    pub talkers: Vec<Talker>,
+}
+
+/// A flow that says much at present.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Talker {
+    /// Address and port of the initiator; at layer 2 its MAC address.
+    pub source: String,
+    /// Address and port of the responder; at layer 2 its MAC address.
+    pub destination: String,
+    /// Name of the protocol.
+    pub protocol: String,
+    /// Packets of both directions, since the last full minute or the flow's beginning.
+    pub packets: u64,
+    /// Octets of both directions: of IP, or at layer 2 of frames.
+    pub octets: u64,
+    /// The same per second.
+    pub packets_per_sec: f64,
+    /// The same per second.
+    pub octets_per_sec: f64,
+}
+
+impl LiveView {
+    /// The kinds of encapsulation that were seen, by name.
+    pub fn named(counts: &EncapsulationCounts) -> BTreeMap<String, u64> {
+        let seen = Encapsulation::ALL.into_iter().zip(*counts).filter(|(_, count)| *count > 0);
+        seen.map(|(kind, count)| (kind.name().to_owned(), count)).collect()
+    }
+}
+
+impl From<&flow_table::Talker> for Talker {
+    fn from(flow: &flow_table::Talker) -> Self {
+        let is_layer2 = flow.protocol == LAYER2;
+        let end = |address, port, mac| if is_layer2 { mac_text(mac) } else { ip_text(address, port) };
+        Self {
+            source: end(flow.source, flow.source_port, flow.source_mac),
+            destination: end(flow.destination, flow.destination_port, flow.destination_mac),
+            protocol: if is_layer2 { layer2_name(flow.ethernet_type) } else { ip_name(flow.protocol) },
+            packets: flow.packets,
+            octets: flow.octets,
+            packets_per_sec: flow.packets_per_sec,
+            octets_per_sec: flow.octets_per_sec,
+        }
+    }
+}
+
+fn mac_text(mac: Mac) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+fn ip_text(address: Address, port: u16) -> String {
+    match (port, address.as_v4()) {
+        (0, _) => address.to_string(),
+        (_, Some(v4)) => format!("{v4}:{port}"),
+        (_, None) => format!("[{address}]:{port}"),
+    }
+}
+
+fn layer2_name(ethernet_type: u16) -> String {
+    match ethernet_type {
+        0 => "LLC".to_owned(),
+        _ => layer2::name(ethernet_type, 0, 0).map_or_else(|| format!("{ethernet_type:#06x}"), str::to_owned),
+    }
+}
+
+fn ip_name(number: u8) -> String {
+    let name = match number {
+        protocol::TCP => "TCP",
+        protocol::UDP => "UDP",
+        protocol::ICMP => "ICMP",
+        protocol::ICMPV6 => "ICMPv6",
+        protocol::SCTP => "SCTP",
+        2 => "IGMP",
+        47 => "GRE",
+        50 => "ESP",
+        89 => "OSPF",
+        _ => return format!("IP {number}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_talker_is_named_as_people_name_it() {
+        let named = |flow: flow_table::Talker| {
+            let Talker { source, destination, protocol, .. } = Talker::from(&flow);
+            [source, destination, protocol]
+        };
+        let address = |text: &str| text.parse().expect("an address");
+        let tcp = flow_table::Talker {
+            source: address("192.0.2.1"),
+            source_port: 40000,
+            destination: address("2001:db8::2"),
+            destination_port: 502,
+            protocol: 6,
+            ..Default::default()
+        };
+        assert_eq!(named(tcp), ["192.0.2.1:40000", "[2001:db8::2]:502", "TCP"]);
+        let ping = flow_table::Talker { source_port: 0, destination_port: 0, protocol: 1, ..tcp };
+        assert_eq!(named(ping), ["192.0.2.1", "2001:db8::2", "ICMP"]);
+        let goose = flow_table::Talker { protocol: LAYER2, ethernet_type: 0x88b8, source_mac: [2, 0, 0, 0, 0, 1], ..tcp };
+        assert_eq!(named(goose), ["02:00:00:00:00:01", "00:00:00:00:00:00", "GOOSE"]);
+        let unknown = flow_table::Talker { ethernet_type: 0x1234, ..goose };
+        assert_eq!(named(unknown)[2], "0x1234");
+    }
+}
