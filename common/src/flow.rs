@@ -222,7 +222,7 @@ pub struct FlowRecord {
     /// Round trips of the TCP handshake in ns: SYN to SYN+ACK (the server's half of the path, seen from the mirror port), SYN+ACK to
     /// ACK (the client's half). 0 where it was not seen; in every record after it was. At most 4.29 s.
     pub tcp_handshake: [u32; 2],
-    /// TCP segments each way whose octets were all seen before.
+    /// TCP segments each way that were sent before: seen, or missing for longer than reordering takes.
     pub tcp_retransmissions: [u32; 2],
     /// TCP segments each way that came after later ones, within the time that reordering takes.
     pub tcp_out_of_order: [u32; 2],

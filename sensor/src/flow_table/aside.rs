@@ -216,3 +216,57 @@ const fn overlap(a_start: u32, a_end: u32, b_start: u32, b_end: u32) -> u32 {
     let end = if is_before(a_end, b_end) { a_end } else { b_end };
     if is_before(start, end) { end.wrapping_sub(start) } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_is_whole_again_whoever_came_and_went() {
+        let mut pool = Asides::new(8).expect("a little memory");
+        let mut numbers = [0; 8];
+        for step in 0..1000_usize {
+            // Each flow comes and goes at its own pace, so that all eight are there at some time, and any order of going occurs.
+            let flow = step * 5 % 8;
+            if step % 3 == 0 {
+                pool.give_back(&mut numbers[flow]);
+            } else {
+                pool.of(&mut numbers[flow]).missed_octets[0] += 1;
+            }
+            let mut held: Vec<u32> = numbers.into_iter().filter(|&number| number != 0).collect();
+            held.sort_unstable();
+            assert!(held.iter().all(|&number| number <= 8) && held.windows(2).all(|two| two[0] != two[1]), "{numbers:?}");
+        }
+        for number in &mut numbers {
+            pool.give_back(number);
+            assert_eq!(pool.get(*number).missed_octets, [0, 0]);
+        }
+        let mut again = [0; 8];
+        for number in &mut again {
+            assert_eq!(pool.of(number).missed_octets, [0, 0], "an aside is empty at first");
+        }
+        again.sort_unstable();
+        assert_eq!(again, [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn an_open_gap_outlives_the_slice_and_counters_do_not() {
+        let mut pool = Asides::new(1).expect("a little memory");
+        let mut number = 0;
+        let aside = pool.of(&mut number);
+        aside.retransmissions = [3, 4];
+        aside.gaps[1].open(100, 200, Timestamp::from_secs(1));
+        pool.next_slice(&mut number);
+        assert_eq!(pool.get(number).retransmissions, [0, 0]);
+        assert_eq!(pool.of(&mut number).gaps[1].acknowledge(200), 100);
+        pool.next_slice(&mut number);
+        assert_eq!(number, 0);
+    }
+
+    #[test]
+    fn what_stretches_share_is_told_across_the_wrap() {
+        assert_eq!(overlap(10, 20, 15, 30), 5);
+        assert_eq!(overlap(10, 20, 20, 30), 0);
+        assert_eq!(overlap(u32::MAX - 4, 5, u32::MAX, 100), 6);
+    }
+}

@@ -86,7 +86,9 @@ fn advance(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Packet)
     if !cold.is_sequenced(way) {
         cold.life |= SEQUENCED << way;
         hot.next_seq[way] = end;
-        if packet.flags & (SYN | ACK) == SYN | ACK && cold.asked(way ^ 1) {
+        // Where the mirror shows the client's ACK first, the times mean nothing.
+        let is_answer = packet.flags & (SYN | ACK) == SYN | ACK && cold.asked(way ^ 1) && hot.flags[way ^ 1] & ACK == 0;
+        if is_answer {
             cold.handshake[0] = round_trip(packet, hot, way ^ 1);
             hot.flags[way] |= EXPECTS_ACK;
         }

@@ -297,18 +297,24 @@ proptest! {
     /// Whatever arrives, in whatever order and however small the table: every packet leaves in exactly one record of its flow.
     #[test]
     fn what_went_in_comes_out(
-        packets in prop::collection::vec((0_u8..40, 0_u8..3, any::<bool>(), 0_u16..64, 0_i64..400_000), 1..600),
+        packets in prop::collection::vec((0_u8..40, 0_u8..3, any::<bool>(), 0_u16..64, 0_i64..400_000, any::<[u8; 5]>()), 1..600),
         flows_max in 64_usize..200,
     ) {
         let mut bench = table(&FlowTableSettings { flows_max, ..FlowTableSettings::default() });
         let mut expected: HashMap<(u8, u8), [u64; 2]> = HashMap::new();
         let mut now = 0;
-        for (host, port, back, flags, millis) in packets {
+        for (host, port, back, flags, millis, [seq, ack, len, window, far]) in packets {
             // Mostly forwards in time, now and then a little back.
             now = if millis % 7 == 0 { now } else { now.max(millis) };
             let ends = if back { format!("10.0.0.2:{} > 10.1.0.{host}:1000", 500 + u16::from(port)) }
                        else { format!("10.1.0.{host}:1000 > 10.0.0.2:{}", 500 + u16::from(port)) };
-            bench.see(&tcp(&ends).flags(flags).at(millis.min(now) as f64 / 1e3));
+            let mut said = tcp(&ends).flags(flags).at(millis.min(now) as f64 / 1e3).len(u16::from(len)).window(u16::from(window % 4));
+            // Mostly near each other, so that there are gaps, now and then anywhere.
+            let numbers = [(38, seq), (42, ack)].map(|(at, number)| (at, u32::from(number) << if far % 8 == 0 { 24 } else { 2 }));
+            for (at, number) in numbers {
+                said.bytes[at..at + 4].copy_from_slice(&number.to_be_bytes());
+            }
+            bench.see(&said);
             expected.entry((host, port)).or_default()[usize::from(back)] += 1;
             if millis % 5 == 0 {
                 bench.table.expire(Timestamp::from_nanos(now * 1_000_000), &mut bench.records);
