@@ -72,7 +72,7 @@ impl Parser {
     /// See [`super::parser::Parser::step`].
     #[inline]
     pub(super) fn step<'a>(&self, input: &'a [u8]) -> Result<Step<'a>, Damage> {
-        let Some(header) = input.first_chunk::<16>() else {
+        let Some(header) = input.get(..self.header_octets) else {
             return Ok(Step::Need { octets: self.header_octets, of: "packet" });
         };
         let mut fields = Fields::new(self.order, header);
