@@ -76,8 +76,6 @@ pub struct Ignored {
     pub duplicate_routed: u64,
     /// The twin that HSR or PRP (IEC 62439-3) sends the other way round, or over the other network.
     pub duplicate_redundant: u64,
-    /// A part of a fragmented tunnel packet that was put together; the whole is metered with its last part.
-    pub tunnel_fragment: u64,
 }
 
 /// Flows and the records made of them.
@@ -122,8 +120,11 @@ pub struct Odd {
     pub unknown_encapsulation: u64,
     /// A tunnel or tag header that is cut short or contradicts itself; metered by what is outside.
     pub bad_encapsulation: u64,
-    /// Parts of fragmented tunnel packets whose other parts never came (or for which there was no room); counted as ignored or metered, as
-    /// parts.
+    /// Frames with a later part of a fragmented tunnel packet, because the mirror's path has too small an MTU; metered by the tunnel's
+    /// addresses, but for the one that completes a packet whose first part was too short to be read.
+    pub tunnel_fragment: u64,
+    /// Fragmented tunnel packets whose first part was too short to be read and whose other parts did not come in time; metered by the tunnel's
+    /// addresses.
     pub tunnel_fragment_lost: u64,
     /// Packets of a tunnel that had no place in the table of tunnels; their flows say nothing of it.
     pub tunnel_not_named: u64,
@@ -141,7 +142,7 @@ impl Dropped {
 impl Ignored {
     /// Sum over all reasons.
     pub const fn total(&self) -> u64 {
-        self.runt + self.link_type + self.duplicate_copy + self.duplicate_routed + self.duplicate_redundant + self.tunnel_fragment
+        self.runt + self.link_type + self.duplicate_copy + self.duplicate_routed + self.duplicate_redundant
     }
 }
 
@@ -199,7 +200,6 @@ impl Ledger {
             &mut ignored.duplicate_copy,
             &mut ignored.duplicate_routed,
             &mut ignored.duplicate_redundant,
-            &mut ignored.tunnel_fragment,
             &mut flows.observed,
             &mut flows.live,
             &mut flows.peak,
@@ -216,6 +216,7 @@ impl Ledger {
             &mut odd.too_deep,
             &mut odd.unknown_encapsulation,
             &mut odd.bad_encapsulation,
+            &mut odd.tunnel_fragment,
             &mut odd.tunnel_fragment_lost,
             &mut odd.tunnel_not_named,
             &mut odd.late,
@@ -246,7 +247,6 @@ const NAMES: [&str; COUNTS] = [
     "ignored.duplicate_copy",
     "ignored.duplicate_routed",
     "ignored.duplicate_redundant",
-    "ignored.tunnel_fragment",
     "flows.observed",
     "flows.live",
     "flows.peak",
@@ -263,6 +263,7 @@ const NAMES: [&str; COUNTS] = [
     "odd.too_deep",
     "odd.unknown_encapsulation",
     "odd.bad_encapsulation",
+    "odd.tunnel_fragment",
     "odd.tunnel_fragment_lost",
     "odd.tunnel_not_named",
     "odd.late",

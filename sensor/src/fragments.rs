@@ -19,11 +19,14 @@ pub struct FragmentSettings {
     pub datagrams_max: usize,
     /// How long a later fragment finds its first one. Receivers give up after 60 s (RFC 1122 section 3.3.2, RFC 8200 section 4.5).
     pub timeout_secs: u64,
+    /// How many fragmented tunnel packets (ERSPAN, VXLAN…) whose first fragment is too short to read can be put together at once, 10 KiB
+    /// each at most. 0 to 65536; 0 puts nothing together.
+    pub tunnel_packets_max: usize,
 }
 
 impl Default for FragmentSettings {
     fn default() -> Self {
-        Self { datagrams_max: 4096, timeout_secs: 60 }
+        Self { datagrams_max: 4096, timeout_secs: 60, tunnel_packets_max: 256 }
     }
 }
 
@@ -36,6 +39,9 @@ impl FragmentSettings {
         }
         if !(1..=3600).contains(&self.timeout_secs) {
             return Err(("timeout_secs", format!("{} is out of range; choose 1 to 3600", self.timeout_secs)));
+        }
+        if self.tunnel_packets_max > 1 << 16 {
+            return Err(("tunnel_packets_max", format!("{} is out of range; choose 0 to 65536", self.tunnel_packets_max)));
         }
         Ok(())
     }
@@ -101,7 +107,7 @@ impl FragmentTable {
 }
 
 /// Source, destination, identification and, in IPv4, protocol name a datagram (RFC 791 §3.2, RFC 8200 §4.5), within its VLAN.
-fn datagram_key(packet: &Packet, id: u32) -> FlowKey {
+pub(crate) fn datagram_key(packet: &Packet, id: u32) -> FlowKey {
     // Which end sent it belongs to the name: the other end counts its identifications on its own.
     let from_b = u16::from(packet.way.index() == 1);
     let protocol = if packet.key.kind == Kind::Ipv6 as u8 { 0 } else { packet.key.protocol };

@@ -6,6 +6,7 @@
 //! * [`decode`] — what one frame says
 //! * [`dedup`] — second copies of a packet
 //! * [`fragments`] — ports for later fragments
+//! * [`reassembly`] — tunnel packets from their fragments
 //! * [`flow_table`] — live flows, and the records that come of them
 //! * [`worker`] — one receive queue: decode, fragments, flow table together
 //! * [`live`] — the loop around a worker that owns capture and clock
@@ -33,6 +34,7 @@ pub mod fragments;
 pub mod live;
 pub mod live_view;
 pub mod metrics;
+pub mod reassembly;
 pub mod replay;
 pub mod run;
 pub mod top;

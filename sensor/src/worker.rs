@@ -7,11 +7,12 @@ use spanwatch_common::layer2::is_process_data;
 use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
-use crate::capture::{Frame, Losses};
+use crate::capture::{Frame, Link, Losses};
 use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
 use crate::dedup::{Cause, Dedup, DedupMode};
 use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
+use crate::reassembly::Reassembly;
 
 /// Settings of the middle of the line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +93,7 @@ pub struct Worker {
     table: FlowTable,
     dedup: Dedup,
     fragments: FragmentTable,
+    reassembly: Reassembly,
     rules: Rules,
     around: Around,
     batch: Vec<Packet>,
@@ -112,6 +114,7 @@ impl Worker {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
             dedup: Dedup::new(settings.flow.dedup, settings.flow.dedup_window_micros, &hasher),
             fragments: FragmentTable::new(&settings.fragments, hasher),
+            reassembly: Reassembly::new(settings.fragments.tunnel_packets_max),
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             around: Around::default(),
             batch: Vec::with_capacity(BATCH),
@@ -141,17 +144,46 @@ impl Worker {
                     } += 1;
                     return;
                 }
-                if packet.fragment.is_some() && !self.fragments.resolve(&mut packet) {
-                    self.odd.fragment_without_first += 1;
+                if packet.fragment.is_some() {
+                    self.take_fragment(&frame, &mut packet);
                 }
-                self.batch.push(packet);
-                if self.batch.len() == BATCH {
-                    self.observe();
-                }
+                self.add(packet, frame.bytes);
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
             Err(Undecodable::LinkType) => self.ignored.link_type += 1,
             Err(Undecodable::NotIp) => self.ignored.not_ip += 1,
+        }
+    }
+
+    /// Gives a later fragment its ports; where it completes a tunnel's packet, what is inside takes its place.
+    #[cold]
+    fn take_fragment(&mut self, frame: &Frame<'_>, packet: &mut Packet) {
+        let Some(fragment) = packet.fragment else { return };
+        if fragment.hides_tunnel {
+            self.reassembly.begin(packet, frame.bytes);
+        } else if !fragment.first
+            && let Some(whole) = self.reassembly.add(packet, frame.bytes)
+        {
+            let whole = Frame { bytes: whole, wire_len: whole.len() as u32, link: Link::Raw, ..*frame };
+            if let Ok(inner) = decode::decode(&whole, &self.rules, &mut self.around)
+                && !inner.encapsulations.is_empty()
+            {
+                *packet = Packet { frame_octets: packet.frame_octets, ..inner };
+                return;
+            }
+        }
+        self.odd.tunnel_fragment += u64::from(!fragment.first && is_tunnel(packet.key.protocol));
+        if !self.fragments.resolve(packet) {
+            self.odd.fragment_without_first += 1;
+        }
+    }
+
+    /// Completes a packet with what only the worker knows, and puts it into the batch.
+    #[inline]
+    fn add(&mut self, packet: Packet, _bytes: &[u8]) {
+        self.batch.push(packet);
+        if self.batch.len() == BATCH {
+            self.observe();
         }
     }
 
@@ -180,6 +212,7 @@ impl Worker {
     /// Puts the frames taken so far into their flows, and makes the records that are due at `now`.
     pub fn settle(&mut self, now: Timestamp) {
         self.observe();
+        self.reassembly.expire(now);
         self.table.expire(now, &mut self.records);
     }
 
@@ -210,7 +243,7 @@ impl Worker {
             queued: counts.exported,
             not_sent: 0,
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
-            odd: Odd { late: counts.late, ..self.odd },
+            odd: Odd { late: counts.late, tunnel_fragment_lost: self.reassembly.lost(), ..self.odd },
         }
     }
 
@@ -252,4 +285,9 @@ impl Worker {
     pub fn audited_ledger(&self, losses: &Losses) -> Ledger {
         Ledger { live: self.table.packets_held(), ..self.ledger(losses) }
     }
+}
+
+/// Whether packets of this IP protocol carry others.
+const fn is_tunnel(protocol: u8) -> bool {
+    matches!(protocol, 4 | 41 | 47 | 137)
 }

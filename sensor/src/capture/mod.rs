@@ -18,6 +18,7 @@
 //! | --- | --- | --- |
 //! | AF_XDP | packets the XDP program saw, plus `rx_missed_errors` of the port since attach | the program's own counts, and `XDP_STATISTICS` of the socket |
 //! | libpcap | `ps_recv` (which contains the drops) plus `ps_ifdrop` | `ps_drop`, `ps_ifdrop` |
+//! | file | packets in the file plus what is dropped | `isb_ifdrop`, `isb_osdrop` of its interface statistics |
 //!
 //! On veth, `wire` of AF_XDP moves in step with `rx_packets` of the port (`ip -s link`): both count in the port's NAPI loop.
 //! A packet that was received before the program was attached, or after it was detached, is in `rx_packets` only.

@@ -37,6 +37,11 @@ pub(super) fn v4(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &
             odd = Oddity::NoIpLength;
             wire_end.saturating_sub(at)
         }
+        // Options that reach beyond it: the addresses are still where they belong.
+        total if (20..header_len).contains(&total) => {
+            odd = Oddity::BadTransportHeader;
+            total
+        }
         total if total < header_len => return None,
         total => total,
     };
@@ -50,7 +55,13 @@ pub(super) fn v4(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &
     let offset = header.fragments_offset().value();
     if offset > 0 || header.more_fragments() {
         packet.flags |= IS_FRAGMENT;
-        packet.fragment = Some(Fragment { id: u32::from(header.identification()), first: offset == 0 });
+        packet.fragment = Some(Fragment {
+            id: u32::from(header.identification()),
+            first: offset == 0,
+            offset: u32::from(offset) * 8,
+            more: header.more_fragments(),
+            hides_tunnel: false,
+        });
     }
     let ends = Ends { source: mapped(header.source()), destination: mapped(header.destination()), kind: Kind::Ipv4 };
     // What follows the total length is padding, or whatever lay in the sender's buffer.
@@ -58,7 +69,8 @@ pub(super) fn v4(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &
     let mut payload = Payload { protocol: header.protocol().0, at: at + header_len, end, ip_header_octets: header_len as u32 };
     if payload.protocol == AUTHENTICATION
         && packet.fragment.is_none_or(|fragment| fragment.first)
-        && let Ok(header) = IpAuthHeaderSlice::from_slice(&frame[payload.at..end])
+        && let Some(bytes) = frame[..end].get(payload.at..)
+        && let Ok(header) = IpAuthHeaderSlice::from_slice(bytes)
     {
         payload = payload.after(header.next_header().0, header.slice().len());
     }
@@ -139,7 +151,14 @@ fn extension_header(bytes: &[u8], protocol: u8, packet: &mut Packet) -> Option<(
         }
         FRAGMENT => {
             let header = Ipv6FragmentHeaderSlice::from_slice(bytes).ok()?;
-            packet.fragment = Some(Fragment { id: header.identification(), first: header.fragment_offset().value() == 0 });
+            let offset = header.fragment_offset().value();
+            packet.fragment = Some(Fragment {
+                id: header.identification(),
+                first: offset == 0,
+                offset: u32::from(offset) * 8,
+                more: header.more_fragments(),
+                hides_tunnel: false,
+            });
             packet.flags |= IS_FRAGMENT;
             Some((header.next_header().0, header.slice().len()))
         }
@@ -182,6 +201,18 @@ pub(super) fn transport(frame: &[u8], payload: Payload, ends: &Ends, packet: &mu
     let destination = Endpoint { address: ends.destination, port: seen.destination_port };
     (packet.key, packet.way) = FlowKey::between(source, destination, ends.kind, protocol);
     packet.key.detail = seen.detail;
+}
+
+/// Where the payload of the packet's innermost IP header begins and ends in `frame`; None at layer 2.
+pub(super) fn payload(frame: &[u8], packet: &Packet) -> Option<(usize, usize)> {
+    let at = usize::from(packet.network_at);
+    let mut copy = *packet;
+    let (payload, _) = match Kind::Ipv4 as u8 == packet.key.kind {
+        true => v4(frame, at, frame.len(), frame.len(), &mut copy),
+        false if packet.key.is_layer2() => None,
+        false => v6(frame, at, frame.len(), frame.len(), &mut copy),
+    }?;
+    (payload.at <= payload.end).then_some((payload.at, payload.end))
 }
 
 /// The key and direction of the packet that an ICMP error quotes: IP header and at least eight octets of what follows (RFC 792,

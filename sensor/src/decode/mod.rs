@@ -119,6 +119,12 @@ pub struct Fragment {
     pub id: u32,
     /// Whether it has the transport header, from which the later ones borrow the ports.
     pub first: bool,
+    /// Where its part of the datagram begins, in octets (RFC 791 §3.1, RFC 8200 §4.5).
+    pub offset: u32,
+    /// Whether more follow.
+    pub more: bool,
+    /// It is the first part of a tunnel's packet, too short to read what is inside; the packet is the tunnel's own.
+    pub hides_tunnel: bool,
 }
 
 /// What the packet itself says about who opened the conversation.
@@ -201,6 +207,28 @@ pub fn quoted(frame: &[u8], packet: &Packet) -> Option<(FlowKey, Way)> {
         _ => false,
     };
     if is_error { ip::quoted(frame, packet) } else { None }
+}
+
+/// Where the payload of the packet's innermost IP header begins and ends in `frame`; None at layer 2.
+pub fn ip_payload(frame: &[u8], packet: &Packet) -> Option<(usize, usize)> {
+    ip::payload(frame, packet)
+}
+
+/// Appends an IP header for `packet`, without options and with a length of zero.
+pub fn ip_header(packet: &Packet, out: &mut Vec<u8>) {
+    let (source, destination) = match packet.way {
+        Way::FromA => (packet.key.a, packet.key.b),
+        Way::FromB => (packet.key.b, packet.key.a),
+    };
+    if packet.key.kind == Kind::Ipv4 as u8 {
+        out.extend_from_slice(&[0x45, packet.class_of_service, 0, 0, 0, 0, 0, 0, packet.ttl, packet.key.protocol, 0, 0]);
+        out.extend_from_slice(&source[12..]);
+        out.extend_from_slice(&destination[12..]);
+    } else {
+        out.extend_from_slice(&[0x60, 0, 0, 0, 0, 0, packet.key.protocol, packet.ttl]);
+        out.extend_from_slice(&source);
+        out.extend_from_slice(&destination);
+    }
 }
 
 impl Packet {

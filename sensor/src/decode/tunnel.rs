@@ -8,8 +8,8 @@ use spanwatch_common::flow::segment;
 use super::settings::UdpTunnel;
 use super::walk::{Next, Walk};
 
-/// Most labels in an MPLS stack.
-const LABELS_MAX: usize = 16;
+/// Most labels in an MPLS stack. Real ones have a handful; hostile ones are followed as far as a frame has room for.
+const LABELS_MAX: usize = 64;
 /// Most extension headers of GTP-U.
 const EXTENSIONS_MAX: usize = 8;
 
@@ -35,7 +35,7 @@ impl Walk<'_> {
         let Some(first) = self.byte(0) else { return self.cut_short() };
         let at = self.at;
         let control_word = match first >> 4 {
-            4 | 6 if self.is_plausible_ip() => return Some(Next::Ip),
+            4 | 6 if self.is_plausible_ip() || !self.is_plausible_ethernet(at) => return Some(Next::Ip),
             0 if self.is_plausible_ethernet(at + 4) => true,
             _ if self.is_plausible_ethernet(at) => false,
             // A control word of all zeros is nothing else (RFC 4448 §4.6), and no MAC address of a kind that exists.

@@ -72,6 +72,8 @@ pub(super) struct Walk<'a> {
     around: Around,
     vlans_reached: Vlans,
     stopped: Oddity,
+    /// The level of a tunnel whose packet is a first fragment: what the packet is if the inside cannot be read.
+    outer_fragment: Option<(Packet, Around, Vlans)>,
 }
 
 /// Reads a frame of any link.
@@ -94,6 +96,7 @@ pub(super) fn read(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Res
         around: Around::default(),
         vlans_reached: Vlans::default(),
         stopped: Oddity::None,
+        outer_fragment: None,
     };
     let mut next = Some(walk.link(frame.link)?);
     for _ in 0..STEPS_MAX {
@@ -281,10 +284,14 @@ impl Walk<'_> {
         ip::transport(self.bytes, payload, &ends, &mut self.packet);
         self.wire_end = self.at + self.packet.ip_octets as usize;
         (self.at, self.end) = (payload.at, payload.end);
-        if self.packet.fragment.is_some() {
-            return None; // put together first, elsewhere
+        if self.packet.fragment.is_some_and(|fragment| !fragment.first) {
+            return None; // the middle of something
         }
+        let fragmented = self.packet.fragment.map(|_| (self.packet, self.around, self.vlans_reached));
         let next = self.inside_ip(payload.protocol, rules)?;
+        if self.outer_fragment.is_none() {
+            self.outer_fragment = fragmented;
+        }
         if !self.draft.tunnel[0].is_some() {
             self.draft.tunnel = [Address::from_v6(ends.source), Address::from_v6(ends.destination)];
         }
@@ -361,6 +368,15 @@ impl Walk<'_> {
     }
 
     fn finish(mut self, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
+        let is_cut = matches!(self.stopped, Oddity::BadEncapsulation | Oddity::BadIpHeader)
+            || matches!(self.level, Level::Ip) && self.packet.odd == Oddity::BadTransportHeader;
+        if let Some((mut outer, around, vlans)) = self.outer_fragment.filter(|_| is_cut) {
+            if let Some(fragment) = &mut outer.fragment {
+                fragment.hides_tunnel = true;
+            }
+            (self.packet, self.around, self.vlans_reached) = (outer, around, vlans);
+            (self.level, self.stopped) = (Level::Ip, Oddity::None);
+        }
         match self.level {
             Level::Nothing => return Err(Undecodable::NotIp),
             Level::Ethernet { ethernet_type, body_at } => {

@@ -81,23 +81,18 @@ impl Unread {
         }
     }
 
-    /// Whether every packet was of a link type that is read.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.by_type.is_empty()
+    /// All of them.
+    pub(super) fn packets(&self) -> u64 {
+        self.by_type.iter().map(|(_, packets)| packets).sum::<u64>() + self.others
     }
 }
 
 impl fmt::Display for Unread {
-    /// `12 packets of link type 105 (IEEE 802.11), 1 of link type 9 (PPP)`.
+    /// `12 of link type 105 (IEEE 802.11), 1 of link type 9 (PPP)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (link_type, packets)) in self.by_type.iter().enumerate() {
-            let unit = match (n, packets) {
-                (0, 1) => " packet",
-                (0, _) => " packets",
-                _ => "",
-            };
             let comma = if n == 0 { "" } else { ", " };
-            write!(f, "{comma}{packets}{unit} of link type {link_type} ({})", name(*link_type))?;
+            write!(f, "{comma}{packets} of link type {link_type} ({})", name(*link_type))?;
         }
         if self.others > 0 { write!(f, ", {} of others", self.others) } else { Ok(()) }
     }
@@ -110,15 +105,13 @@ mod tests {
     #[test]
     fn more_link_types_than_are_told_apart_are_counted_together() {
         let mut unread = Unread::default();
-        assert!(unread.is_empty());
+        assert_eq!(unread.packets(), 0);
         for link_type in [105, 105, 9, 1_000, 1_001, 1_002, 1_003, 1_004, 1_005, 1_006, 1_007] {
             unread.count(link_type);
         }
+        assert_eq!(unread.packets(), 11);
         let text = unread.to_string();
-        assert!(
-            text.starts_with("2 packets of link type 105 (IEEE 802.11), 1 of link type 9 (PPP), 1 of link type 1000"),
-            "{text}"
-        );
+        assert!(text.starts_with("2 of link type 105 (IEEE 802.11), 1 of link type 9 (PPP), 1 of link type 1000"), "{text}");
         assert!(text.ends_with("1 of link type 1005 (no name known), 2 of others"), "{text}");
     }
 }

@@ -8,7 +8,12 @@
 //! A file is known by its first octets, never by its name. Where it is damaged or ends too soon, the packets before are handed out, and
 //! then one error says where that is. Packets of a link type that is not read are handed out as [`Link::Unread`], and one error at the
 //! end says how many there were.
+//!
+//! A file is read once from beginning to end, so that interfaces are numbered from the moment on when a second one is described; in
+//! practice that is before the first packet.
 
+#[cfg(test)]
+mod build;
 mod input;
 mod link_type;
 mod parser;
@@ -102,23 +107,26 @@ impl File {
     /// Reads nothing more, and has the error ready if there is something to say.
     fn end(&mut self, damage: Option<String>) {
         self.has_ended = true;
-        let unread = (!self.unread.is_empty()).then(|| format!("{} cannot be read and were ignored", self.unread));
-        self.trouble = match (damage, unread) {
-            (None, None) => None,
-            (Some(damage), unread) => Some(CaptureError {
-                kind: CaptureErrorKind::Failed,
-                doing: format!("read {}", self.name),
-                cause: damage + &unread.map(|unread| format!("; before that, {unread}")).unwrap_or_default(),
-                remedy: "what came before is accounted; copy the file again, or go on without the rest".to_owned(),
-            }),
-            (None, Some(unread)) => Some(CaptureError {
+        let unread = self.unread.packets();
+        self.trouble = match damage {
+            None if unread == 0 => None,
+            None => Some(CaptureError {
                 kind: CaptureErrorKind::Unsupported,
                 doing: format!("read {}", self.name),
-                cause: format!("of {} packets, {unread}", self.read),
-                remedy: "Ethernet, raw IP, loopback and Linux cooked captures are read; the ledger counts the others as \
-                         ignored.link_type"
-                    .to_owned(),
+                cause: format!("{unread} of {} packets cannot be read and count as ignored: {}", self.read, self.unread),
+                remedy: "capture Ethernet, raw IP, loopback or Linux cooked frames".to_owned(),
             }),
+            Some(mut damage) => {
+                if unread > 0 {
+                    damage += &format!(", of which {unread} cannot be read and count as ignored: {}", self.unread);
+                }
+                Some(CaptureError {
+                    kind: CaptureErrorKind::Failed,
+                    doing: format!("read {}", self.name),
+                    cause: damage,
+                    remedy: "what came before is accounted; copy the file again, or go on without the rest".to_owned(),
+                })
+            }
         };
     }
 

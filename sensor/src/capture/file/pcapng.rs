@@ -253,7 +253,7 @@ impl Clock {
         let nanos = match self.unit {
             Unit::Nanos(nanos) => u128::from(ticks) * u128::from(nanos),
             Unit::PerNano(ticks_per_nano) => u128::from(ticks / ticks_per_nano),
-            Unit::Binary(power) => u128::from(ticks) * 1_000_000_000 >> power,
+            Unit::Binary(power) => (u128::from(ticks) * 1_000_000_000) >> power,
         };
         // Below 2^94, as is the offset in nanoseconds.
         timestamp(nanos.cast_signed() + i128::from(self.offset_secs) * 1_000_000_000)
@@ -283,7 +283,7 @@ fn next_option<'a>(fields: &mut Fields<'a>) -> Result<(u16, &'a [u8]), Damage> {
 /// is a packet all the same.
 fn fcs_of_flags(order: ByteOrder, fields: Fields<'_>) -> Option<u32> {
     let (_, flags) = options(fields).map_while(Result::ok).find(|(code, _)| *code == 2)?;
-    Some(Fields::new(order, flags).u32().ok()? >> 5 & 0xf).filter(|octets| *octets > 0)
+    Some((Fields::new(order, flags).u32().ok()? >> 5) & 0xf).filter(|octets| *octets > 0)
 }
 
 /// `if_fcslen` is in bits, but was long taken to be in octets. No frame check sequence is shorter than an octet or longer than 7.
