@@ -219,10 +219,10 @@ impl Exporter {
         self.workers.iter().map(|worker| &worker.ledger)
     }
 
-    /// The flows with most octets of all workers, most first.
+    /// The flows with most octets of all workers, the fastest first.
     pub fn talkers(&self) -> Vec<Talker> {
         let mut talkers: Vec<Talker> = self.workers.iter().flat_map(|worker| &worker.talkers).copied().collect();
-        talkers.sort_by_key(|talker| std::cmp::Reverse(talker.octets));
+        talkers.sort_by(|one, other| other.octets_per_sec.total_cmp(&one.octets_per_sec));
         talkers.truncate(TALKERS_MAX);
         talkers
     }

@@ -37,7 +37,7 @@ pub struct LiveView {
     pub queues: Vec<Ledger>,
     /// The connection to the collector.
     pub link: Link,
-    /// The flows with most octets, most first. Empty at the first look, and for two seconds after.
+    /// The flows with most octets, the fastest first. Empty at the first look, and for two seconds after.
     pub talkers: Vec<Talker>,
 }
 

@@ -401,18 +401,19 @@ impl Walk<'_> {
 
     /// PRP's redundancy control trailer: sequence, LAN and size, 0x88fb (IEC 62439-3 clause 4.2.7). The size counts what follows the MAC
     /// addresses and tags, and the trailer itself, so that a payload hardly ever looks like one.
+    /// It ends the innermost frame, or the outermost, which carries a tunnel over both networks.
     fn redundancy_trailer(&mut self) {
-        let (begin, end) = self.ethernet;
-        let Some([a, b, lan, size, 0x88, 0xfb]) = self.bytes.get(begin + 14..end).and_then(|body| body.last_chunk()).copied()
-        else {
-            return;
-        };
-        let size = usize::from(u16::from_be_bytes([lan & 0x0f, size]));
-        let tags = usize::from(self.vlans_reached.count) * 4;
-        let body = end - begin - 14;
-        if matches!(lan >> 4, 0xa | 0xb) && (size == body || size + tags == body) {
-            self.packet.encapsulations = self.packet.encapsulations.with(Encapsulation::Prp);
-            self.around.redundancy = Some(Redundancy { sequence: u16::from_be_bytes([a, b]), path: lan >> 4 });
+        let outermost = (0, self.packet.frame_octets as usize);
+        for (begin, end) in [self.ethernet, outermost] {
+            let body = self.bytes.get(begin + 14..end).unwrap_or_default();
+            let Some([a, b, lan, size, 0x88, 0xfb]) = body.last_chunk().copied() else { continue };
+            let size = usize::from(u16::from_be_bytes([lan & 0x0f, size]));
+            let tags = usize::from(self.vlans_reached.count) * 4;
+            if matches!(lan >> 4, 0xa | 0xb) && (size == body.len() || size + tags == body.len()) {
+                self.packet.encapsulations = self.packet.encapsulations.with(Encapsulation::Prp);
+                self.around.redundancy = Some(Redundancy { sequence: u16::from_be_bytes([a, b]), path: lan >> 4 });
+                return;
+            }
         }
     }
 

@@ -145,6 +145,23 @@ fn a_prp_trailer_and_the_fcs_behind_it_may_differ_between_twins() {
 }
 
 #[test]
+fn a_tunnel_that_is_sent_over_both_networks_is_known_by_the_trailer_behind_it() {
+    // IP in IP (protocol 4) around the poll: 72 octets, and six of trailer.
+    let outer = "0800 45000048 00010000 40040000 c6336401 c6336402";
+    let inner = POLL.strip_prefix("0800").expect("an IPv4 packet");
+    let mut port = Port::new(DedupMode::On);
+    let mut sees = |millis: i64, lan: &str| {
+        let bytes = hex(&format!("{MACS} {outer} {inner} 0007 {lan}04e 88fb"));
+        let frame = Frame::ethernet(&bytes, bytes.len() as u32, Timestamp::from_nanos(millis * 1_000_000));
+        let mut around = Around::default();
+        let packet = decode(&frame, &Rules::default(), &mut around).expect("an Ethernet frame");
+        port.0.removes(&bytes, &packet, &around)
+    };
+    assert_eq!(sees(1_000, "a"), None);
+    assert_eq!(sees(1_300, "b"), Some(Cause::Redundant));
+}
+
+#[test]
 fn off_counts_everything_and_auto_counts_what_it_finds_until_there_is_much_of_it() {
     let poll = format!("{MACS} {POLL}");
     let mut off = Port::new(DedupMode::Off);

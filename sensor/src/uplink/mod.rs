@@ -179,7 +179,7 @@ impl Uplink {
         self.shared.exporter().workers().copied().collect()
     }
 
-    /// The flows with most octets, most first; empty while nobody watches.
+    /// The flows with most octets, the fastest first; empty while nobody watches.
     pub fn talkers(&self) -> Vec<Talker> {
         self.shared.exporter().talkers()
     }

@@ -24,6 +24,7 @@ fn look(secs: u64) -> LiveView {
             metered: packets - packets / 3,
             ignored: Ignored { duplicate_copy: packets / 3, ..Ignored::default() },
             exported: packets / 2,
+            live: packets - packets / 3 - packets / 2,
             acknowledged: packets / 2,
             flows: Flows { observed: secs * 40, live: 4_321, ..Flows::default() },
             ..Ledger::default()
@@ -99,6 +100,7 @@ fn the_overview_has_rates_account_symptoms_and_encapsulations() {
         "bits           48.0 M",
         "new flows          40",
         "on the wire               43,920,012",
+        "in the table               7,320,000",
         "ended early                        0",
         "- dropped                         12",
         "! Packets come twice",
