@@ -15,7 +15,7 @@ use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::capture::settings::{Mode, Settings};
-use spanwatch_sensor::capture::{Capture, Drained, open};
+use spanwatch_sensor::capture::{Capture, Drained, Link, open};
 use spanwatch_sensor::flow_table::{KeyHasher, Observer};
 use spanwatch_sensor::live::LiveWorker;
 use spanwatch_sensor::replay::replay;
@@ -68,11 +68,11 @@ fn conversations(records: &[FlowRecord]) -> Vec<FlowRecord> {
 /// The frames of a capture file; `None` when they cannot be sent as they are: not Ethernet, cut short, too short
 /// or too long for the wire, or spread over more than a second, so that timeouts would come between.
 fn sendable(path: &Path) -> Option<Vec<Vec<u8>>> {
-    let mut file = File::open(path).ok().filter(File::is_ethernet)?;
+    let mut file = File::open(path).ok()?;
     let (mut frames, mut first, mut last, mut good) = (Vec::new(), None, Timestamp::NONE, true);
     loop {
         let drained = file.drain(Timestamp::NONE, 64, |frame| {
-            good &= frame.bytes.len() == frame.wire_len as usize && (14..=1514).contains(&frame.bytes.len());
+            good &= frame.link == Link::Ethernet && frame.bytes.len() == frame.wire_len as usize && (14..=1514).contains(&frame.bytes.len());
             last = last.max(frame.at);
             first.get_or_insert(frame.at);
             frames.push(frame.bytes.to_vec());

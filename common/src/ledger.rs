@@ -68,6 +68,8 @@ pub struct Ignored {
     pub runt: u64,
     /// From a capture file whose link type is not read.
     pub link_type: u64,
+    /// From a link without MAC addresses (raw IP, loopback), and no IP header that makes sense: nobody to meter it for.
+    pub not_ip: u64,
     /// A second copy of a packet that was metered, as a port mirrored both ways (or two ports) gives it; removed as `flow.dedup` says.
     pub duplicate_copy: u64,
     /// The same after a router: other MAC addresses, a smaller TTL.
@@ -193,6 +195,7 @@ impl Ledger {
             &mut dropped.interface,
             &mut ignored.runt,
             &mut ignored.link_type,
+            &mut ignored.not_ip,
             &mut ignored.duplicate_copy,
             &mut ignored.duplicate_routed,
             &mut ignored.duplicate_redundant,
@@ -220,7 +223,7 @@ impl Ledger {
     }
 }
 
-const COUNTS: usize = 39;
+const COUNTS: usize = 40;
 
 const NAMES: [&str; COUNTS] = [
     "wire",
@@ -239,6 +242,7 @@ const NAMES: [&str; COUNTS] = [
     "dropped.interface",
     "ignored.runt",
     "ignored.link_type",
+    "ignored.not_ip",
     "ignored.duplicate_copy",
     "ignored.duplicate_routed",
     "ignored.duplicate_redundant",

@@ -56,7 +56,7 @@ enum Command {
     },
     /// Turn a capture file into records, as a live sensor would. The same file gives the same bytes.
     Replay {
-        /// A pcap or pcapng file, or - for standard input.
+        /// A pcap or pcapng file, plain or compressed with gzip or zstd, or - for standard input.
         file: PathBuf,
         /// How records are written.
         #[arg(long, value_enum, default_value = "jsonl")]
@@ -134,13 +134,6 @@ fn replay_file(
         None => Config::default(),
     };
     let mut file = File::open(path)?;
-    if !file.is_ethernet() {
-        tracing::warn!(
-            "{} has link type {}, which is not read: every packet is counted as ignored",
-            path.display(),
-            file.link_type()
-        );
-    }
     let sink: Box<dyn Write> = match output {
         Some(path) => Box::new(std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?),
         None => Box::new(io::stdout().lock()),

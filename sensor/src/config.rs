@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 
 use crate::capture::settings::Settings as CaptureSettings;
+use crate::decode::DecodeSettings;
 use crate::export::ExportSettings;
 use crate::flow_table::FlowTableSettings;
 use crate::fragments::FragmentSettings;
@@ -24,6 +25,8 @@ pub struct Config {
     pub capture: CaptureSettings,
     /// What makes packets one flow.
     pub flow: FlowSettings,
+    /// What is taken off frames.
+    pub decode: DecodeSettings,
     /// How flows are kept.
     pub flow_table: FlowTableSettings,
     /// How fragments find their ports.
@@ -59,6 +62,8 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
         let config: Self = settings::parse(path, text)?;
         for (section, result) in [
+            ("flow", config.flow.check()),
+            ("decode", config.decode.check()),
             ("flow_table", config.flow_table.check()),
             ("fragments", config.fragments.check()),
             ("export", config.export.check()),
@@ -76,7 +81,12 @@ impl Config {
 
     /// The part that the workers need.
     pub fn meter(&self) -> MeterSettings {
-        MeterSettings { flow: self.flow.clone(), flow_table: self.flow_table.clone(), fragments: self.fragments.clone() }
+        MeterSettings {
+            flow: self.flow.clone(),
+            decode: self.decode.clone(),
+            flow_table: self.flow_table.clone(),
+            fragments: self.fragments.clone(),
+        }
     }
 }
 

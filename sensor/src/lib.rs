@@ -4,6 +4,7 @@
 //!
 //! * [`capture`] — frames from AF_XDP, libpcap or a file
 //! * [`decode`] — what one frame says
+//! * [`dedup`] — second copies of a packet
 //! * [`fragments`] — ports for later fragments
 //! * [`flow_table`] — live flows, and the records that come of them
 //! * [`worker`] — one receive queue: decode, fragments, flow table together
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod dedup;
 pub mod doctor;
 pub mod export;
 pub mod flow_table;

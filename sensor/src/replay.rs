@@ -37,10 +37,10 @@ pub enum ReplayError {
 }
 
 /// Replays `file` and hands every record to `each`, in the order in which a live sensor would have made them. `progress` is told
-/// the octets of each batch of frames.
+/// how many octets of the file on disk each batch of frames took.
 ///
-/// Returns the whole account, which balances unless we were wrong, also when the file ends in the middle of a packet; the error
-/// stands beside it.
+/// Returns the whole account, which balances unless we were wrong, also when the file is damaged or of a link type that is not read;
+/// the error stands beside it.
 ///
 /// # Errors
 /// The flow table's memory, or whatever `each` returns.
@@ -55,16 +55,15 @@ pub fn replay(
     let mut newest = Timestamp::NONE;
     let mut damage = None;
     loop {
-        let mut octets = 0;
+        let before = file.octets_read();
         let drained = file.drain(Timestamp::NONE, BATCH, |frame| {
-            octets += frame.bytes.len() as u64 + 16; // and the header of a packet in the file
             newest = newest.max(frame.at);
             worker.take(frame);
         });
         worker.settle(newest);
         each(worker.records())?;
         worker.records().clear();
-        progress(octets);
+        progress(file.octets_read() - before);
         match drained {
             Ok(Drained::Frames(_)) => {}
             Ok(Drained::Ended) => break,

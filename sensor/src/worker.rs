@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 use spanwatch_common::flow::{FlowEndReason, FlowRecord};
 use spanwatch_common::health::Health;
+use spanwatch_common::layer2::is_process_data;
 use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{Frame, Losses};
-use crate::decode::{self, Around, Packet, Rules, Undecodable};
+use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
+use crate::dedup::{Cause, Dedup, DedupMode};
 use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer};
 use crate::fragments::{FragmentSettings, FragmentTable};
 
@@ -17,6 +19,8 @@ use crate::fragments::{FragmentSettings, FragmentTable};
 pub struct MeterSettings {
     /// What makes packets one flow, and whether second copies of a packet count.
     pub flow: FlowSettings,
+    /// What is taken off frames.
+    pub decode: DecodeSettings,
     /// Size and timeouts of the flow table.
     pub flow_table: FlowTableSettings,
     /// Size and timeout of the fragment table.
@@ -24,11 +28,37 @@ pub struct MeterSettings {
 }
 
 /// What makes packets one flow.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowSettings {
     /// What is in the key beside addresses, ports and protocol.
     pub key: KeySettings,
+    /// Second copies of a packet, as a port mirrored both ways gives them: "off", they count like any packet; "on", they are removed from the
+    /// first one on; "auto", they are counted, and removed as long as they are many (from 5 % of the packets in 10 s on, until they are below
+    /// 0.5 % in a minute). What is removed is in the ledger.
+    pub dedup: DedupMode,
+    /// How far apart copies may be, in microseconds. Longer finds copies that come by different ways; too long takes repeated packets for
+    /// copies. HSR and PRP twins have 400 ms in any case. 500 to 10000.
+    pub dedup_window_micros: u32,
+}
+
+impl Default for FlowSettings {
+    fn default() -> Self {
+        Self { key: KeySettings::default(), dedup: DedupMode::default(), dedup_window_micros: 2000 }
+    }
+}
+
+impl FlowSettings {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// The key that is out of range, and a sentence about it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if !(500..=10_000).contains(&self.dedup_window_micros) {
+            return Err(("dedup_window_micros", format!("{} is out of range; choose 500 to 10000", self.dedup_window_micros)));
+        }
+        Ok(())
+    }
 }
 
 /// What is in the key of a flow beside addresses, ports and protocol of the innermost conversation.
@@ -60,6 +90,7 @@ const FRAME_OCTETS_MAX: u32 = 1 << 18;
 /// Turns frames into records, and accounts for every one.
 pub struct Worker {
     table: FlowTable,
+    dedup: Dedup,
     fragments: FragmentTable,
     rules: Rules,
     around: Around,
@@ -79,8 +110,9 @@ impl Worker {
     pub fn new(settings: &MeterSettings, hasher: KeyHasher, observer: Observer) -> std::io::Result<Self> {
         Ok(Self {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
+            dedup: Dedup::new(settings.flow.dedup, settings.flow.dedup_window_micros, &hasher),
             fragments: FragmentTable::new(&settings.fragments, hasher),
-            rules: Rules { vlan_in_key: settings.flow.key.vlan },
+            rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             around: Around::default(),
             batch: Vec::with_capacity(BATCH),
             records: Vec::new(),
@@ -100,6 +132,15 @@ impl Worker {
             Ok(mut packet) => {
                 self.odd.sliced += u64::from(frame.bytes.len() < frame.wire_len as usize);
                 packet.odd.count(&mut self.odd);
+                self.count_health(&packet);
+                if let Some(cause) = self.dedup.removes(frame.bytes, &packet, &self.around) {
+                    *match cause {
+                        Cause::Copy => &mut self.ignored.duplicate_copy,
+                        Cause::Routed => &mut self.ignored.duplicate_routed,
+                        Cause::Redundant => &mut self.ignored.duplicate_redundant,
+                    } += 1;
+                    return;
+                }
                 if packet.fragment.is_some() && !self.fragments.resolve(&mut packet) {
                     self.odd.fragment_without_first += 1;
                 }
@@ -110,6 +151,23 @@ impl Worker {
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
             Err(Undecodable::LinkType) => self.ignored.link_type += 1,
+            Err(Undecodable::NotIp) => self.ignored.not_ip += 1,
+        }
+    }
+
+    /// Counts what a mirror is judged by, whether or not the packet is a copy.
+    #[inline]
+    fn count_health(&mut self, packet: &Packet) {
+        if packet.destination_mac[0] & 1 != 0 {
+            let is_process_data = packet.key.kind == Kind::Layer2 as u8 && is_process_data(packet.key.detail);
+            self.health.group_packets += u64::from(!is_process_data);
+        }
+        let mut kinds = packet.encapsulations.0;
+        while kinds != 0 {
+            if let Some(count) = self.health.encapsulations.get_mut(kinds.trailing_zeros() as usize) {
+                *count += 1;
+            }
+            kinds &= kinds - 1;
         }
     }
 
@@ -157,7 +215,24 @@ impl Worker {
 
     /// How well the mirror does its work so far.
     pub fn health(&self, losses: &Losses) -> Health {
-        Health { packets: self.delivered, sliced: self.odd.sliced, dropped: losses.dropped.total(), ..self.health }
+        let found = self.dedup.counts();
+        Health {
+            packets: self.delivered,
+            sliced: self.odd.sliced,
+            dropped: losses.dropped.total(),
+            examined: found.examined,
+            duplicate_copy: found.copies[Cause::Copy as usize],
+            duplicate_routed: found.copies[Cause::Routed as usize],
+            duplicate_redundant: found.copies[Cause::Redundant as usize],
+            deduplicating: u64::from(self.is_deduplicating()),
+            unknown_encapsulation: self.odd.unknown_encapsulation + self.odd.bad_encapsulation,
+            ..self.health
+        }
+    }
+
+    /// Whether second copies are removed at present.
+    pub fn is_deduplicating(&self) -> bool {
+        self.dedup.is_removing()
     }
 
     /// The same, with the packets in the table added up flow by flow: exact, and as slow as the table is large.

@@ -1,29 +1,47 @@
 //! IPv4, IPv6 and what they carry.
 
 use etherparse::{IpAuthHeaderSlice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice};
-use spanwatch_common::flow::{protocol, tcp};
+use spanwatch_common::flow::protocol;
 use spanwatch_common::net::Address;
 
 use super::key::Endpoint;
-use super::{DONT_FRAGMENT, FlowKey, Fragment, IS_FRAGMENT, Kind, Oddity, Packet, Speech, TCP_FLAGS};
+use super::{DONT_FRAGMENT, FlowKey, Fragment, IS_FRAGMENT, Kind, Oddity, Packet, Speech, Way};
 
 /// Most extension headers that are followed; RFC 8200 §4.1 has each at most once, destination options twice.
 const EXTENSIONS_MAX: usize = 8;
 
-/// An IPv4 packet: completes `packet`. False, and nothing changed, when the header is cut short or contradicts itself (RFC 791 §3.1).
+/// What an IP header carries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Payload {
+    /// Protocol of the last header that was read.
+    pub(super) protocol: u8,
+    /// Where it begins in the frame.
+    pub(super) at: usize,
+    /// Where the IP packet ends in the frame, or the captured octets before that.
+    pub(super) end: usize,
+    /// Where it begins after the IP header, in octets: differs from `at` by extension headers.
+    ip_header_octets: u32,
+}
+
+/// Reads the IPv4 header at `frame[at..end]` and completes `packet` with it, all but the transport. None, and nothing changed, when the
+/// header is cut short or contradicts itself (RFC 791 §3.1). `wire_end` is where the frame ends on the wire.
 #[inline]
-pub(super) fn v4(bytes: &[u8], packet: &mut Packet, ethernet_octets: u32) -> bool {
-    let Ok(header) = Ipv4HeaderSlice::from_slice(bytes) else { return false };
+pub(super) fn v4(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
+    let bytes = &frame[at..end];
+    let header = Ipv4HeaderSlice::from_slice(bytes).ok()?;
     let header_len = header.slice().len();
-    match u32::from(header.total_len()) {
+    let mut odd = Oddity::None;
+    let ip_octets = match usize::from(header.total_len()) {
         0 => {
             // Segmentation offload leaves the total length to the card.
-            packet.ip_octets = packet.frame_octets.saturating_sub(ethernet_octets);
-            packet.odd = Oddity::NoIpLength;
+            odd = Oddity::NoIpLength;
+            wire_end.saturating_sub(at)
         }
-        total if (total as usize) < header_len => return false,
-        total => packet.ip_octets = total,
-    }
+        total if total < header_len => return None,
+        total => total,
+    };
+    packet.reset_network(at, odd);
+    packet.ip_octets = ip_octets as u32;
     packet.ttl = header.ttl();
     packet.class_of_service = bytes[1]; // the slice above holds at least 20 bytes
     if header.dont_fragment() {
@@ -34,11 +52,32 @@ pub(super) fn v4(bytes: &[u8], packet: &mut Packet, ethernet_octets: u32) -> boo
         packet.flags |= IS_FRAGMENT;
         packet.fragment = Some(Fragment { id: u32::from(header.identification()), first: offset == 0 });
     }
-    let ends = (mapped(header.source()), mapped(header.destination()));
-    // What follows the total length is padding, or whatever lay in the sender's buffer. The slice above holds `header_len` bytes.
-    let end = if packet.odd == Oddity::NoIpLength { bytes.len() } else { bytes.len().min(packet.ip_octets as usize) };
-    transport(&bytes[header_len..end], packet, ends, Kind::Ipv4, header.protocol().0);
-    true
+    let ends = Ends { source: mapped(header.source()), destination: mapped(header.destination()), kind: Kind::Ipv4 };
+    // What follows the total length is padding, or whatever lay in the sender's buffer.
+    let end = end.min(at + ip_octets);
+    let mut payload = Payload { protocol: header.protocol().0, at: at + header_len, end, ip_header_octets: header_len as u32 };
+    if payload.protocol == AUTHENTICATION
+        && packet.fragment.is_none_or(|fragment| fragment.first)
+        && let Ok(header) = IpAuthHeaderSlice::from_slice(&frame[payload.at..end])
+    {
+        payload = payload.after(header.next_header().0, header.slice().len());
+    }
+    Some((payload, ends))
+}
+
+impl Payload {
+    /// What follows a header of `len` octets that names `protocol`.
+    const fn after(self, protocol: u8, len: usize) -> Self {
+        Self { protocol, at: self.at + len, ip_header_octets: self.ip_header_octets + len as u32, ..self }
+    }
+}
+
+/// The addresses of an IP header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) source: [u8; 16],
+    pub(super) destination: [u8; 16],
+    kind: Kind,
 }
 
 #[inline]
@@ -46,33 +85,33 @@ const fn mapped(octets: [u8; 4]) -> [u8; 16] {
     Address::from_v4(octets).0.to_be_bytes()
 }
 
-/// An IPv6 packet with its extension headers: completes `packet`. False, and nothing changed, when the fixed header is cut short or of
-/// another version (RFC 8200 §3).
-pub(super) fn v6(bytes: &[u8], packet: &mut Packet, ethernet_octets: u32) -> bool {
-    let Ok(header) = Ipv6HeaderSlice::from_slice(bytes) else { return false };
-    let mut protocol = header.next_header().0;
-    packet.ip_octets = 40 + u32::from(header.payload_length());
-    packet.ttl = header.hop_limit();
-    packet.class_of_service = header.traffic_class();
+/// Reads the IPv6 header at `frame[at..end]` with its extension headers and completes `packet`, all but the transport. None, and nothing
+/// changed, when the fixed header is cut short or of another version (RFC 8200 §3).
+pub(super) fn v6(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
+    let header = Ipv6HeaderSlice::from_slice(&frame[at..end]).ok()?;
+    let protocol = header.next_header().0;
+    let (mut ip_octets, mut odd) = (40 + usize::from(header.payload_length()), Oddity::None);
     if header.payload_length() == 0 && protocol == HOP_BY_HOP {
         // A jumbo payload (RFC 2675) has its length in an option; the frame knows it as well.
-        packet.ip_octets = packet.frame_octets.saturating_sub(ethernet_octets);
-        packet.odd = Oddity::NoIpLength;
+        ip_octets = wire_end.saturating_sub(at);
+        odd = Oddity::NoIpLength;
     }
-    // As in IPv4: padding is no header. The slice above holds the 40 bytes of the fixed header.
-    let end = if packet.odd == Oddity::NoIpLength { bytes.len() } else { bytes.len().min(packet.ip_octets as usize) };
-    let mut rest = &bytes[40..end];
+    packet.reset_network(at, odd);
+    packet.ip_octets = ip_octets as u32;
+    packet.ttl = header.hop_limit();
+    packet.class_of_service = header.traffic_class();
+    // As in IPv4: padding is no header.
+    let mut payload = Payload { protocol, at: at + 40, end: end.min(at + ip_octets), ip_header_octets: 40 };
     for extension in 0.. {
         if extension == EXTENSIONS_MAX {
             packet.odd = Oddity::TooDeep;
             break;
         }
-        let Some((next, len)) = extension_header(rest, protocol, packet) else { break };
-        protocol = next;
-        rest = &rest[len..]; // no longer than what was just read from it
+        let rest = &frame[payload.at..payload.end];
+        let Some((next, len)) = extension_header(rest, payload.protocol, packet) else { break };
+        payload = payload.after(next, len); // no longer than what was just read from it
     }
-    transport(rest, packet, (header.source(), header.destination()), Kind::Ipv6, protocol);
-    true
+    Some((payload, Ends { source: header.source(), destination: header.destination(), kind: Kind::Ipv6 }))
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -117,13 +156,18 @@ struct Transport {
     detail: u16,
 }
 
-/// Reads the transport header at the start of `bytes` and completes the packet with its key.
+/// Reads the transport header and completes the packet with its key.
 #[inline]
-fn transport(bytes: &[u8], packet: &mut Packet, ends: ([u8; 16], [u8; 16]), kind: Kind, protocol: u8) {
+pub(super) fn transport(frame: &[u8], payload: Payload, ends: &Ends, packet: &mut Packet) {
+    let bytes = &frame[payload.at.min(payload.end)..payload.end];
+    let protocol = payload.protocol;
     let mut seen = Transport::default();
     if packet.fragment.is_none_or(|fragment| fragment.first) {
         match protocol {
-            protocol::TCP => tcp_header(bytes, &mut seen, packet),
+            protocol::TCP => {
+                let octets = packet.ip_octets.saturating_sub(payload.ip_header_octets);
+                tcp_header(bytes, octets, &mut seen, packet);
+            }
             protocol::UDP => {
                 ports(bytes, &mut seen, packet);
                 packet.speech = dns_speech(bytes, &seen);
@@ -134,10 +178,31 @@ fn transport(bytes: &[u8], packet: &mut Packet, ends: ([u8; 16], [u8; 16]), kind
             _ => {}
         }
     }
-    let source = Endpoint { address: ends.0, port: seen.source_port };
-    let destination = Endpoint { address: ends.1, port: seen.destination_port };
-    (packet.key, packet.way) = FlowKey::between(source, destination, kind, protocol);
+    let source = Endpoint { address: ends.source, port: seen.source_port };
+    let destination = Endpoint { address: ends.destination, port: seen.destination_port };
+    (packet.key, packet.way) = FlowKey::between(source, destination, ends.kind, protocol);
     packet.key.detail = seen.detail;
+}
+
+/// The key and direction of the packet that an ICMP error quotes: IP header and at least eight octets of what follows (RFC 792,
+/// RFC 4443 §3). `error` is the packet with the error, whose ICMP header stands at the end of its IP header.
+pub(super) fn quoted(frame: &[u8], error: &Packet) -> Option<(FlowKey, Way)> {
+    let at = usize::from(error.network_at);
+    let mut outer = *error;
+    let wire_end = frame.len();
+    let read = |at: usize, packet: &mut Packet| match frame.get(at)? >> 4 {
+        4 => v4(frame, at, frame.len(), wire_end, packet),
+        6 => v6(frame, at, frame.len(), wire_end, packet),
+        _ => None,
+    };
+    let (payload, _) = read(at, &mut outer)?;
+    let mut inner = *error;
+    // Type, code, checksum, and four octets that are unused or a parameter.
+    let (payload, ends) = read(payload.at + 8, &mut inner)?;
+    inner.key.detail = 0;
+    transport(frame, payload, &ends, &mut inner);
+    let key = FlowKey { vlan: error.key.vlan, customer_vlan: error.key.customer_vlan, context: error.key.context, ..inner.key };
+    Some((key, inner.way))
 }
 
 #[inline]
@@ -151,21 +216,21 @@ fn ports(bytes: &[u8], seen: &mut Transport, packet: &mut Packet) {
     }
 }
 
-/// Ports need four bytes, flags fourteen (RFC 9293 §3.1); a mirror that slices frames may cut between them.
+/// Ports need four bytes, flags fourteen, the rest twenty (RFC 9293 §3.1); a mirror that slices frames may cut between them.
+/// `octets` is the length of header and payload, by the IP header.
 #[inline]
-fn tcp_header(bytes: &[u8], seen: &mut Transport, packet: &mut Packet) {
+fn tcp_header(bytes: &[u8], octets: u32, seen: &mut Transport, packet: &mut Packet) {
     ports(bytes, seen, packet);
     let Some(&[offset, flags]) = bytes.get(12..14).and_then(|two| two.first_chunk()) else {
         packet.odd = Oddity::BadTransportHeader;
         return;
     };
-    let flags = u16::from_be_bytes([offset, flags]) & TCP_FLAGS;
-    packet.flags |= flags;
-    packet.speech = match flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) {
-        tcp::SYN => Speech::Request,
-        both if both == tcp::SYN | tcp::ACK => Speech::Response,
-        _ => Speech::Silent,
-    };
+    packet.tcp_flags(u16::from_be_bytes([offset, flags]));
+    let header_octets = u32::from(offset >> 4) * 4;
+    match bytes.first_chunk::<20>() {
+        Some(header) if (20..=octets).contains(&header_octets) => packet.tcp_numbers(header, octets - header_octets),
+        _ => packet.odd = Oddity::BadTransportHeader,
+    }
 }
 
 /// The QR bit of a DNS header (RFC 1035 §4.1.1) says query or response.

@@ -1,29 +1,29 @@
 //! What one frame says. Pure: bytes in, a small `Copy` value out; no reference to the buffer survives.
 //!
-//! Headers are read one at a time with etherparse's slices, from the outside in; where something does not make sense, decoding
-//! stops at the last good layer and says so in [`Packet::odd`]. Every frame with an Ethernet header is a conversation between two
-//! MAC addresses at least.
+//! Most frames are Ethernet, IPv4, TCP or UDP and nothing else: [`plain`] reads those with one check of the length. All others take
+//! [`walk`], from the outside in, header by header, to the innermost conversation that makes sense; where something does not, it stops at
+//! the last good layer and says so in [`Packet::odd`]. Every frame with an Ethernet header is a conversation between two MAC
+//! addresses at least.
 
 mod ip;
 mod key;
+mod layer2;
+mod plain;
+mod settings;
+mod tunnel;
+mod walk;
 
 use bytemuck::Zeroable as _;
-use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 use spanwatch_common::encapsulation::Encapsulations;
-use spanwatch_common::flow::{LAYER2, Mac};
+use spanwatch_common::flow::{Mac, protocol, tcp};
 use spanwatch_common::ledger;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 pub use key::{FlowKey, Kind, Way};
+pub use settings::{DecodeSettings, Rules};
 
-use crate::capture::{Frame, Link};
-use key::Endpoint;
-
-/// Most VLAN tags that are read; a frame with more is metered by its MAC addresses.
-const VLAN_TAGS_MAX: usize = 4;
-/// Ethertypes below this are lengths of 802.3 frames (IEEE 802.3 clause 3.2.6).
-const ETHERTYPE_MIN: u16 = 0x0600;
+use crate::capture::Frame;
 
 /// What was understood of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub struct Around {
     pub tunnel: [Address; 2],
     /// Session of the ERSPAN header.
     pub erspan_session: u16,
+    /// VLAN that the ERSPAN header names: that of the mirrored frame, whether its tag is still there or not.
+    pub erspan_vlan: u16,
     /// Sequence number that ERSPAN put into the GRE header.
     pub erspan_sequence: Option<u32>,
     /// What HSR or PRP added.
@@ -144,6 +146,10 @@ pub enum Oddity {
     NoIpLength,
     /// See [`ledger::Odd::too_deep`].
     TooDeep,
+    /// See [`ledger::Odd::unknown_encapsulation`].
+    UnknownEncapsulation,
+    /// See [`ledger::Odd::bad_encapsulation`].
+    BadEncapsulation,
 }
 
 impl Oddity {
@@ -155,6 +161,8 @@ impl Oddity {
             Self::BadTransportHeader => odd.bad_transport_header += 1,
             Self::NoIpLength => odd.no_ip_length += 1,
             Self::TooDeep => odd.too_deep += 1,
+            Self::UnknownEncapsulation => odd.unknown_encapsulation += 1,
+            Self::BadEncapsulation => odd.bad_encapsulation += 1,
         }
     }
 }
@@ -166,103 +174,96 @@ pub enum Undecodable {
     Runt,
     /// Of a link type that is not read. See [`ledger::Ignored::link_type`].
     LinkType,
+    /// Of a link without MAC addresses, and no IP header that makes sense. See [`ledger::Ignored::not_ip`].
+    NotIp,
 }
 
-/// What the decoder may be told.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// Whether VLAN identifiers are part of the key.
-    pub vlan_in_key: bool,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { vlan_in_key: true }
-    }
-}
-
-/// Reads one frame.
+/// Reads one frame. `around` is written when the packet has [`encapsulations`](Packet::encapsulations), and left alone otherwise.
 ///
 /// # Errors
-/// [`Undecodable::Runt`] when not even the header of its link is there, [`Undecodable::LinkType`] when that is not read.
+/// Why the frame cannot be metered at all.
 #[inline]
-pub fn decode(frame: &Frame<'_>, rules: &Rules, _around: &mut Around) -> Result<Packet, Undecodable> {
-    let Frame { bytes, wire_len: frame_octets, at, link, .. } = *frame;
-    if link != Link::Ethernet {
-        return Err(Undecodable::LinkType);
+pub fn decode(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
+    match plain::read(frame, rules) {
+        Some(packet) => Ok(packet),
+        None => walk::read(frame, rules, around),
     }
-    let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(bytes) else { return Err(Undecodable::Runt) };
-    let mut rest = &bytes[14..]; // the slice above holds at least the 14 bytes of the header
-    let mut ethertype = ethernet.ether_type().0;
-    let mut tags = [0; 2];
-    let mut tag_count = 0;
-    while matches!(ethertype, 0x8100 | 0x88a8 | 0x9100) && tag_count < VLAN_TAGS_MAX {
-        let Ok(tag) = SingleVlanHeaderSlice::from_slice(rest) else { break };
-        if let Some(slot) = tags.get_mut(tag_count) {
-            *slot = tag.vlan_identifier().value();
-        }
-        tag_count += 1;
-        ethertype = tag.ether_type().0;
-        rest = &rest[4..]; // as long as the tag that was just read from it
-    }
-    let mut packet = Packet {
-        at,
-        key: FlowKey::zeroed(),
-        way: Way::FromA,
-        speech: Speech::Silent,
-        frame_octets,
-        ip_octets: 0,
-        flags: 0,
-        icmp_type_code: 0,
-        ttl: 0,
-        class_of_service: 0,
-        vlan_tags: tag_count as u8,
-        odd: Oddity::None,
-        source_mac: ethernet.source(),
-        destination_mac: ethernet.destination(),
-        fragment: None,
-        sequence: 0,
-        acknowledgement: 0,
-        window: 0,
-        payload_octets: 0,
-        network_at: 0,
-        encapsulations: Encapsulations::NONE,
-        tunnel: 0,
-    };
-    let ethernet_octets = 14 + 4 * tag_count as u32;
-    let is_ip = match EtherType(ethertype) {
-        EtherType::IPV4 => ip::v4(rest, &mut packet, ethernet_octets),
-        EtherType::IPV6 => ip::v6(rest, &mut packet, ethernet_octets),
-        _ => false,
-    };
-    if !is_ip {
-        layer2(&mut packet, ethertype, rest);
-    }
-    if rules.vlan_in_key {
-        (packet.key.vlan, packet.key.customer_vlan) = (tags[0], tags[1]);
-    }
-    Ok(packet)
 }
 
-/// A conversation between two MAC addresses: not IP, or IP that makes no sense.
-fn layer2(packet: &mut Packet, ethertype: u16, rest: &[u8]) {
-    let end = |mac: Mac| {
-        let mut address = [0; 16];
-        address[10..].copy_from_slice(&mac);
-        Endpoint { address, port: 0 }
+/// The flow that an ICMP error names, and which of its ends sent the packet that the error quotes. None for every other packet.
+pub fn quoted(frame: &[u8], packet: &Packet) -> Option<(FlowKey, Way)> {
+    // Destination unreachable, source quench, time exceeded, parameter problem (RFC 792); their like in RFC 4443 §2.1.
+    let is_error = match packet.key.protocol {
+        protocol::ICMP => matches!(packet.icmp_type_code >> 8, 3 | 4 | 11 | 12),
+        protocol::ICMPV6 => matches!(packet.icmp_type_code >> 8, 1..=4),
+        _ => false,
     };
-    let (kind, detail) = match rest {
-        [dsap, ssap, ..] if ethertype < ETHERTYPE_MIN => (Kind::Llc, u16::from_be_bytes([*dsap, *ssap])),
-        _ if ethertype < ETHERTYPE_MIN => (Kind::Llc, 0),
-        _ => (Kind::Layer2, ethertype),
-    };
-    (packet.key, packet.way) = FlowKey::between(end(packet.source_mac), end(packet.destination_mac), kind, LAYER2);
-    packet.key.detail = detail;
-    packet.odd = match ethertype {
-        0x0800 | 0x86dd => Oddity::BadIpHeader,
-        0x8100 | 0x88a8 | 0x9100 => Oddity::TooDeep,
-        _ => Oddity::None,
-    };
+    if is_error { ip::quoted(frame, packet) } else { None }
+}
+
+impl Packet {
+    /// A packet of which only the frame is known.
+    #[inline]
+    fn blank(at: Timestamp, frame_octets: u32) -> Self {
+        Self {
+            at,
+            key: FlowKey::zeroed(),
+            way: Way::FromA,
+            speech: Speech::Silent,
+            frame_octets,
+            ip_octets: 0,
+            flags: 0,
+            icmp_type_code: 0,
+            ttl: 0,
+            class_of_service: 0,
+            vlan_tags: 0,
+            odd: Oddity::None,
+            source_mac: [0; 6],
+            destination_mac: [0; 6],
+            fragment: None,
+            sequence: 0,
+            acknowledgement: 0,
+            window: 0,
+            payload_octets: 0,
+            network_at: 0,
+            encapsulations: Encapsulations::NONE,
+            tunnel: 0,
+        }
+    }
+
+    /// Forgets what an outer IP header said: another one begins at `network_at`.
+    fn reset_network(&mut self, network_at: usize, odd: Oddity) {
+        *self = Self {
+            vlan_tags: self.vlan_tags,
+            source_mac: self.source_mac,
+            destination_mac: self.destination_mac,
+            encapsulations: self.encapsulations,
+            network_at: network_at as u16,
+            odd,
+            ..Self::blank(self.at, self.frame_octets)
+        };
+    }
+
+    /// Takes over the TCP flags, and what they say about who opened the connection.
+    #[inline]
+    fn tcp_flags(&mut self, offset_and_flags: u16) {
+        let flags = offset_and_flags & TCP_FLAGS;
+        self.flags |= flags;
+        self.speech = match flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) {
+            tcp::SYN => Speech::Request,
+            both if both == tcp::SYN | tcp::ACK => Speech::Response,
+            _ => Speech::Silent,
+        };
+    }
+
+    /// Takes over the numbers of a TCP header that is whole.
+    #[inline]
+    fn tcp_numbers(&mut self, header: &[u8; 20], payload_octets: u32) {
+        self.sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+        self.acknowledgement = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+        self.window = u16::from_be_bytes([header[14], header[15]]);
+        self.payload_octets = payload_octets;
+    }
 }
 
 #[cfg(test)]

@@ -60,6 +60,11 @@ impl KeyHasher {
         KeyHash { home: nh(&words, &self.home), tag: nh(&words, &self.tag).max(1) }
     }
 
+    /// Another secret, made of this one, for hashing something else.
+    pub fn secret(&self) -> [u64; 2] {
+        [mix(self.id[0] ^ self.home[1]), mix(self.id[1] ^ self.tag[0])]
+    }
+
     /// flowId (element 148) of a flow of `key`; `opened` tells it from the others of that key.
     pub fn flow_id(&self, key: &FlowKey, opened: i64) -> u64 {
         mix(nh(&words(key), &self.id) ^ mix(opened.cast_unsigned()))

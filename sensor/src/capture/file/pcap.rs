@@ -1,0 +1,95 @@
+//! The classic format (draft-ietf-opsawg-pcap): one header with magic number and link type, then packets, each after a header of its own.
+
+use super::link_type;
+use super::parser::{ByteOrder, Damage, Fields, HEADER_OCTETS, PACKET_OCTETS_MAX, Step, timestamp, without_fcs};
+use crate::capture::{Frame, Link};
+
+/// Time stamps in microseconds.
+const MICROSECONDS: u32 = 0xa1b2_c3d4;
+/// Time stamps in nanoseconds.
+const NANOSECONDS: u32 = 0xa1b2_3c4d;
+/// Alexey Kuznetzov's patch of libpcap: 8 octets more in each packet header (interface index, protocol, packet type).
+const MODIFIED: u32 = 0xa1b2_cd34;
+
+/// Takes apart what follows the file header.
+#[derive(Debug)]
+pub(super) struct Parser {
+    order: ByteOrder,
+    nanos_per_unit: u32,
+    header_octets: usize,
+    lengths: Lengths,
+    link: Link,
+    link_type: u16,
+    fcs_octets: u32,
+}
+
+/// The order of a packet's two lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lengths {
+    /// Captured, then original.
+    CapturedFirst,
+    /// Original, then captured: before version 2.3.
+    OriginalFirst,
+    /// Version 2.3 was written both ways; the captured length is the smaller one.
+    SmallerIsCaptured,
+}
+
+impl Parser {
+    /// Reads the file header.
+    ///
+    /// # Errors
+    /// No magic number of this format, or an unknown version.
+    pub(super) fn new(header: &[u8; HEADER_OCTETS]) -> Result<Self, Damage> {
+        let recognised = [ByteOrder::Little, ByteOrder::Big].into_iter().find_map(|order| {
+            let mut fields = Fields::new(order, header);
+            match fields.u32().ok()? {
+                MICROSECONDS => Some((fields, order, 1_000, 16)),
+                NANOSECONDS => Some((fields, order, 1, 16)),
+                MODIFIED => Some((fields, order, 1_000, 24)),
+                _ => None,
+            }
+        });
+        let Some((mut fields, order, nanos_per_unit, header_octets)) = recognised else {
+            return Err(Damage(super::input::foreign(header).into()));
+        };
+        let version = (fields.u16()?, fields.u16()?);
+        let lengths = match version {
+            (2, 0..=2) => Lengths::OriginalFirst,
+            (2, 3) => Lengths::SmallerIsCaptured,
+            (2, _) => Lengths::CapturedFirst,
+            (major, minor) => return Err(Damage(format!("it has version {major}.{minor} of the pcap format").into())),
+        };
+        // Time zone, accuracy and snapshot length: the first two are always zero, the third binds nobody.
+        fields.bytes(12)?;
+        let network = fields.u32()?;
+        let link_type = network as u16;
+        // Bit 26: the length of the frame check sequence is known, and the upper four bits say it in units of 16 bits.
+        let fcs_octets = if network & 1 << 26 == 0 { 0 } else { (network >> 28) * 2 };
+        let link = link_type::link(link_type);
+        Ok(Self { order, nanos_per_unit, header_octets, lengths, link, link_type, fcs_octets })
+    }
+
+    /// See [`super::parser::Parser::step`].
+    #[inline]
+    pub(super) fn step<'a>(&self, input: &'a [u8]) -> Result<Step<'a>, Damage> {
+        let Some(header) = input.first_chunk::<16>() else {
+            return Ok(Step::Need { octets: self.header_octets, of: "packet" });
+        };
+        let mut fields = Fields::new(self.order, header);
+        let (secs, fraction, first, second) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
+        let (captured, original) = match self.lengths {
+            Lengths::CapturedFirst => (first, second),
+            Lengths::OriginalFirst => (second, first),
+            Lengths::SmallerIsCaptured => (first.min(second), first.max(second)),
+        };
+        if captured > PACKET_OCTETS_MAX {
+            return Err(Damage(format!("a packet claims {captured} captured octets (at most {PACKET_OCTETS_MAX} are possible)").into()));
+        }
+        let used = self.header_octets + captured as usize;
+        let Some(bytes) = input.get(self.header_octets..used) else { return Ok(Step::Need { octets: used, of: "packet" }) };
+        let nanos = i128::from(u64::from(secs) * 1_000_000_000 + u64::from(fraction) * u64::from(self.nanos_per_unit));
+        let (bytes, wire_len) = without_fcs(bytes, original.max(captured), self.fcs_octets);
+        let frame = Frame { bytes, wire_len, at: timestamp(nanos), link: self.link, interface: 0 };
+        Ok(Step::Packet { frame, link_type: self.link_type, used })
+    }
+}

@@ -1,0 +1,199 @@
+//! Encapsulation invariance: whatever a mirror puts around a conversation, and whatever it does to the stream, the inner flows are those
+//! of the bare capture.
+//!
+//! `wrap.py` of the shared lab makes the variants of every Ethernet capture of the shared corpus and says what to expect of each. Both
+//! lie outside the repository; without them the test says so and passes. `sensor/src/decode/tests` has the same headers, built by us.
+//!
+//! The whole set takes minutes; `make test` runs a third of the captures, chosen by name, and `ALL=1` all.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::ledger::Ledger;
+use spanwatch_sensor::capture::file::File;
+use spanwatch_sensor::dedup::DedupMode;
+use spanwatch_sensor::replay::replay;
+use spanwatch_sensor::worker::{FlowSettings, MeterSettings};
+
+/// One direction of an inner conversation, without VLAN and encapsulation: ends, protocol, and at layer 2 what it carries.
+type Direction = (String, String, String);
+/// Packets and IP octets (at layer 2: nothing, frames differ by what is around them).
+type Flows = BTreeMap<Direction, (u64, u64)>;
+
+fn inner_flows(records: &[FlowRecord]) -> Flows {
+    let mut flows = Flows::new();
+    for r in records {
+        let ends = if r.is_layer2() {
+            [r.source_mac, r.destination_mac].map(|mac| format!("{mac:02x?}"))
+        } else {
+            let port = |port: u16| if r.is_icmp() { 0 } else { port };
+            [(r.source, port(r.source_port)), (r.destination, port(r.destination_port))]
+                .map(|(address, port)| format!("{address} {port}"))
+        };
+        for way in 0..2 {
+            let what = if r.is_layer2() {
+                let arp = [r.arp[way], r.arp[way ^ 1]];
+                format!("{:04x} {:04x} {:x} {arp:?}", r.ethernet_type, r.llc_saps, r.layer2_instance)
+            } else {
+                format!("protocol {}", r.protocol)
+            };
+            let sum = flows.entry((ends[way].clone(), ends[way ^ 1].clone(), what)).or_default();
+            sum.0 += r.packets[way];
+            sum.1 += r.octets[way];
+        }
+    }
+    flows.retain(|_, (packets, _)| *packets > 0);
+    flows
+}
+
+fn times(flows: &Flows, n: u64) -> Flows {
+    flows.iter().map(|(key, (packets, octets))| (key.clone(), (packets * n, octets * n))).collect()
+}
+
+fn meter(path: &Path, dedup: DedupMode) -> (Vec<FlowRecord>, Ledger) {
+    let settings = MeterSettings { flow: FlowSettings { dedup, ..FlowSettings::default() }, ..MeterSettings::default() };
+    let mut file = File::open(path).expect("a capture file");
+    let mut records = Vec::new();
+    let gather = |new: &[FlowRecord]| {
+        records.extend_from_slice(new);
+        Ok(())
+    };
+    let (ledger, damage) = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");
+    assert!(damage.is_none(), "{}: {damage:?}", path.display());
+    assert_eq!(ledger.imbalance(), None, "{}", path.display());
+    let exported: u64 = records.iter().map(FlowRecord::packets_total).sum();
+    assert_eq!(exported, ledger.metered, "{}", path.display());
+    (records, ledger)
+}
+
+/// What a variant must give, from the flows of the bare capture.
+enum Expect {
+    /// The same flows, whether duplicates are removed or not.
+    Same,
+    /// Twice the flows, or the same flows when duplicates are removed.
+    Doubled,
+    /// Twice the flows always.
+    Twice,
+    /// Some directions of them, each whole.
+    Part,
+    /// An account that balances, no more.
+    Balance,
+}
+
+fn expectation(variant: &str, has_tunnels: bool) -> Expect {
+    match variant {
+        "span_dup_exact" | "span_dup_tagged" | "hsr_both_directions" | "prp_both" => Expect::Doubled,
+        // Only frames with IPv4 right behind the MAC header are sent a second time.
+        "span_dup_routed" => Expect::Doubled,
+        "true_retransmit_250ms" => Expect::Twice,
+        "tap_rx_only" => Expect::Part,
+        "bitflip" => Expect::Balance,
+        // The inner headers lie behind the cut.
+        "slice64" | "slice128" if has_tunnels => Expect::Balance,
+        _ => Expect::Same,
+    }
+}
+
+fn differences(expected: &Flows, found: &Flows) -> Vec<String> {
+    let keys: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
+    let differing = keys.into_iter().filter(|key| expected.get(*key) != found.get(*key));
+    differing.take(3).map(|key| format!("{key:?}: bare {:?}, variant {:?}", expected.get(key), found.get(key))).collect()
+}
+
+/// The captures of the corpus that are classic pcap files of Ethernet, or can be made one.
+fn captures(folder: &Path, scratch: &Path) -> Vec<PathBuf> {
+    let manifest = std::fs::read_to_string(folder.join("MANIFEST.tsv")).expect("a manifest");
+    let names = manifest.lines().skip(1).filter_map(|line| line.split('\t').next());
+    let mut captures = Vec::new();
+    for (n, name) in names.enumerate() {
+        if std::env::var_os("ALL").is_none() && n % 3 != 0 {
+            continue;
+        }
+        let plain = scratch.join(format!("{name}.classic.pcap"));
+        let converted = Command::new("editcap").args(["-F", "pcap"]).arg(folder.join(name)).arg(&plain).output();
+        match converted {
+            Ok(done) if done.status.success() => {}
+            _ => continue, // several link types, or no editcap here
+        }
+        let link_type = std::fs::read(&plain).expect("just written").get(20).copied();
+        if link_type == Some(1) {
+            captures.push(plain);
+        }
+    }
+    captures
+}
+
+#[test]
+fn inner_flows_do_not_depend_on_what_is_around_them() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let (corpus, wrap) = (shared.join("corpus/dev"), shared.join("lab/wrap.py"));
+    if !corpus.is_dir() || !wrap.is_file() || Command::new("editcap").arg("--version").output().is_err() {
+        println!("skipped: the shared corpus and lab are not there, or editcap is not installed");
+        return;
+    }
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let captures = captures(&corpus, scratch.path());
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for capture in &captures {
+        let variants = scratch.path().join("variants");
+        let made = Command::new("python3").arg(&wrap).arg(capture).arg(&variants).args(["--stem", "x"]).output().expect("python3 runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        wrong.extend(compare(capture, &variants, &mut compared));
+        std::fs::remove_dir_all(&variants).expect("ours");
+    }
+    println!("{} captures, {compared} variants compared", captures.len());
+    assert!(compared >= captures.len() * 40 && captures.len() >= 25, "only {compared} variants of {} captures", captures.len());
+    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Compares every variant in the folder with its base; the differences.
+fn compare(capture: &Path, variants: &Path, compared: &mut usize) -> Vec<String> {
+    let name = capture.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let base = variants.join("x__BASE.pcap");
+    let (records, _) = meter(&base, DedupMode::Off);
+    let bare = inner_flows(&records);
+    let has_tunnels = records.iter().any(|r| r.encapsulations.iter().any(|kind| kind.name() != "vlan"));
+    let without_duplicates = inner_flows(&meter(&base, DedupMode::On).0);
+    let mut wrong = Vec::new();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(variants).expect("ours").map(|entry| entry.expect("ours").path()).collect();
+    files.sort();
+    for file in files {
+        let variant = file.file_stem().unwrap_or_default().to_string_lossy().trim_start_matches("x__").to_owned();
+        if variant == "BASE" || file.extension().is_none_or(|extension| extension != "pcap") {
+            continue;
+        }
+        *compared += 1;
+        let off = inner_flows(&meter(&file, DedupMode::Off).0);
+        let on = inner_flows(&meter(&file, DedupMode::On).0);
+        let mut check = |what: &str, expected: &Flows, found: &Flows| {
+            for difference in differences(expected, found) {
+                wrong.push(format!("{name} {variant} {what}: {difference}"));
+            }
+        };
+        match expectation(&variant, has_tunnels) {
+            Expect::Same => {
+                check("dedup off", &bare, &off);
+                check("dedup on", &without_duplicates, &on);
+            }
+            Expect::Doubled => {
+                if variant != "span_dup_routed" {
+                    check("dedup off", &times(&bare, 2), &off);
+                }
+                check("dedup on", &without_duplicates, &on);
+            }
+            Expect::Twice => {
+                check("dedup off", &times(&bare, 2), &off);
+                check("dedup on", &times(&without_duplicates, 2), &on);
+            }
+            Expect::Part => {
+                let part: Flows = bare.iter().filter(|(key, _)| off.contains_key(*key)).map(|(k, v)| (k.clone(), *v)).collect();
+                check("dedup off", &part, &off);
+            }
+            Expect::Balance => {}
+        }
+    }
+    wrong
+}
