@@ -74,7 +74,7 @@ pub enum Verdict {
     /// A minute showed a symptom.
     Found(Box<Finding>),
     /// The symptom that the rule looks for is over, or was never there.
-    Over(Arc<RuleCard>, Subject),
+    Over(Arc<RuleCard>, Box<Subject>),
 }
 
 /// Watches the mirror ports of all sensors. As many are held as have accounts in the registry, which has a limit.
@@ -239,7 +239,7 @@ impl Sensor {
         } else {
             self.silence.add(false);
             if self.silence.is_over(after) {
-                out.push(Verdict::Over(Arc::clone(card), subject));
+                out.push(Verdict::Over(Arc::clone(card), Box::new(subject)));
             }
             return;
         };
@@ -272,7 +272,7 @@ impl Port {
                 let window = Window { start: before.at, end: now.at };
                 out.push(found(card, subject, window, evidence, says, symptom.advice.clone()));
             } else if run.is_over(after) {
-                out.push(Verdict::Over(Arc::clone(card), subject));
+                out.push(Verdict::Over(Arc::clone(card), Box::new(subject)));
             }
         }
     }

@@ -253,7 +253,8 @@ impl AlertBook {
             return;
         }
         let silent = held.alert.state == AlertState::Closed || finding.window.start >= held.quiet_from();
-        let changed = merge(held, finding);
+        let anew = silent && held.alert.class == Class::Health;
+        let changed = merge(held, finding, anew);
         if silent {
             held.alert.reopened += 1;
             out.push(held.tell(AlertState::Open, now));
@@ -346,8 +347,9 @@ impl AlertBook {
     }
 }
 
-/// Takes the finding's times and, when it is the stronger, its evidence. Says whether the evidence is not what was last told.
-fn merge(held: &mut Held, finding: &Finding) -> bool {
+/// Takes the finding's times and, when it is the stronger or what was found before is over (`anew`), its evidence. Says whether the
+/// evidence is not what was last told.
+fn merge(held: &mut Held, finding: &Finding, anew: bool) -> bool {
     let alert = &mut held.alert;
     alert.first = alert.first.min(finding.first);
     alert.last = alert.last.max(finding.last);
@@ -356,7 +358,7 @@ fn merge(held: &mut Held, finding: &Finding) -> bool {
         alert.windows += 1;
     }
     let same_window = finding.window.start == alert.window.start;
-    if finding.evidence.value > alert.evidence.value || same_window && finding.stage == Stage::Closed {
+    if anew || finding.evidence.value > alert.evidence.value || same_window && finding.stage == Stage::Closed {
         alert.window.start = finding.window.start;
         alert.evidence = finding.evidence.clone();
         alert.sentence.clone_from(&finding.sentence);

@@ -108,7 +108,7 @@ fn a_port_that_shows_everything_twice_is_one_alert_until_it_was_well_for_five_mi
     assert_eq!(plant.minutes(10, &well()), []);
     assert_eq!(plant.minutes(1, &copies(20)), [is(AlertState::Open, "SPAN-DUPLICATES")]);
     let again = plant.book.alerts().next().unwrap();
-    assert_eq!((&again.id, again.reopened), (&open.id, 1));
+    assert_eq!((&again.id, again.reopened, again.evidence.value), (&open.id, 1, 20.0), "as it is now, not as it was");
 }
 
 #[test]

@@ -140,6 +140,7 @@ impl Registry {
         }
         if boot > sensor.boot {
             (sensor.boot, sensor.accepted, sensor.durable) = (boot, durable, durable);
+            sensor.status.ports.clear(); // these were counted by the start before
         }
         sensor.accepted = sensor.accepted.max(durable);
         sensor.durable = sensor.durable.max(durable);
@@ -309,5 +310,7 @@ mod tests {
         let (_, status) = registry.statuses().remove(0);
         assert_eq!((status.accounts, status.malformed, status.ports.len()), (1, 1, 64));
         assert!(status.ports.iter().all(|port| port.interface.len() == 64));
+        registry.welcome("plant1", 6, 0).unwrap();
+        registry.each(|_, boot, status| assert_eq!((boot, status.ports.len()), (6, 0), "a new start has said nothing yet"));
     }
 }
