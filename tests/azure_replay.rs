@@ -35,8 +35,8 @@ fn every_form() -> RuleFile {
 fn told(mut findings: Vec<Finding>) -> Vec<String> {
     findings.sort_by(Finding::order);
     let line = |finding: &Finding| {
-        let Finding { rule, stage, subject, window, first, last, evidence, sentence, score } = finding;
-        format!("{} {} {stage:?} {subject} {window:?} {first} {last} {evidence:?} {sentence} {score}", rule.id, rule.variant)
+        let Finding { rule, stage, subject, window, first, last, evidence, sentence, advice, score } = finding;
+        format!("{} {} {stage:?} {subject} {window:?} {first} {last} {evidence:?} {sentence} {advice} {score}", rule.id, rule.variant)
     };
     findings.iter().map(line).collect()
 }

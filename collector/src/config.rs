@@ -9,6 +9,7 @@ use spanwatch_kql::Compat;
 
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::{RuleFile, SiteSettings, Sites};
+use crate::health::HealthSettings;
 use crate::ingest::azure::settings::AzureSettings;
 use crate::ingest::settings::IngestSettings;
 use crate::store::StoreSettings;
@@ -30,6 +31,8 @@ pub struct Config {
     pub detect: DetectSettings,
     /// How queries read KQL where Kusto is silent. Rules have keys of their own for it.
     pub kql_compat: Compat,
+    /// What is said of the sensors' mirror ports.
+    pub health: HealthSettings,
     /// Where alerts go.
     pub alerts: AlertSettings,
     /// The collector's own numbers.
@@ -131,6 +134,7 @@ impl Config {
             ("store", config.store.check()),
             ("kql_compat", config.kql_compat.check()),
             ("detect", config.detect.check()),
+            ("health", config.health.check()),
             ("alerts", config.alerts.check()),
             ("metrics", config.metrics.check()),
         ];

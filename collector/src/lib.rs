@@ -5,6 +5,7 @@
 //! * [`ingest`] — sensors connect, batches come in, acknowledgements go back
 //! * [`store`] — records at rest, and SQL over them
 //! * [`detect`] — folds over records that make findings
+//! * [`health`] — what sensors say of their mirror ports, as findings
 //! * [`alert`] — findings merged into what a person sees
 //! * [`run`] — all of these wired together
 //! * [`metrics`] — the collector's own numbers
@@ -21,6 +22,7 @@ pub mod alert;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod health;
 pub mod ingest;
 pub mod metrics;
 pub mod pki;

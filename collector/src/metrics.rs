@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use spanwatch_common::health::{Health, SymptomKind};
 use spanwatch_common::time::Timestamp;
 
 use crate::detect;
@@ -67,7 +68,12 @@ pub struct DetectVitals {
     pub checkpoint_at: Timestamp,
     /// How long that is.
     pub checkpoint_bytes: u64,
+    /// The symptoms that each sensor's ports showed in their last minute.
+    pub mirrors: Vec<Mirror>,
 }
+
+/// Sensor, interface, and a mark for each of [`SymptomKind::ALL`].
+pub type Mirror = (String, String, [bool; SymptomKind::ALL.len()]);
 
 impl Vitals {
     /// The store's numbers, to be read or changed.
@@ -96,6 +102,7 @@ impl Vitals {
         let mut page = Page::default();
         self.render_door(&mut page);
         self.render_sensors(&mut page);
+        self.render_mirrors(&mut page);
         self.render_azure(&mut page);
         self.render_store(&mut page);
         self.render_detect(&mut page);
@@ -144,6 +151,46 @@ impl Vitals {
         for (sensor, status) in &statuses {
             for (count, value) in status.ledger.counts() {
                 page.value("sensor_ledger_packets", &format!("sensor=\"{sensor}\",count=\"{count}\""), value);
+            }
+        }
+    }
+
+    fn render_mirrors(&self, page: &mut Page) {
+        let mut ports = Vec::new();
+        self.registry.each(|sensor, _, status| {
+            ports.extend(status.ports.iter().map(|port| (mirror_labels(sensor, &port.interface), port.health)));
+        });
+        type Get = fn(&Health) -> u64;
+        let counts: [(&str, &str, Get); 16] = [
+            ("packets", "Packets handed to the sensor.", |health| health.packets),
+            ("group_packets", "Broadcast and multicast packets that any port of the VLAN gets.", |health| health.group_packets),
+            ("sliced_packets", "Packets that were captured shorter than they were.", |health| health.sliced),
+            ("dropped_packets", "Packets lost before the sensor.", |health| health.dropped),
+            ("examined_packets", "Packets compared with those just before them.", |health| health.examined),
+            ("duplicates_copy", "Identical second copies among these.", |health| health.duplicate_copy),
+            ("duplicates_routed", "Second copies from behind a router.", |health| health.duplicate_routed),
+            ("duplicates_redundant", "HSR or PRP twins.", |health| health.duplicate_redundant),
+            ("deduplicating", "1 while the sensor removes second copies.", |health| health.deduplicating),
+            ("tcp_flows", "Slices of TCP flows past the handshake.", |health| health.tcp_flows),
+            ("tcp_flows_one_way", "Those of them that only showed one side.", |health| health.tcp_flows_one_way),
+            ("tcp_octets", "TCP payload octets seen.", |health| health.tcp_octets),
+            ("missed_octets", "TCP octets that were acknowledged, but never came by.", |health| health.missed_octets),
+            ("unknown_encapsulation_packets", "Packets in an unknown or damaged tunnel.", |health| health.unknown_encapsulation),
+            ("erspan_packets", "Packets that came with an ERSPAN sequence number.", |health| health.erspan_packets),
+            ("erspan_gaps", "Packets missing from these sequences.", |health| health.erspan_gaps),
+        ];
+        for (name, help, get) in counts {
+            let name = format!("collector_mirror_{name}");
+            page.metric(&name, "gauge", &format!("{help} Since the sensor started, as it last said."));
+            for (labels, health) in &ports {
+                page.value(&name, labels, get(health));
+            }
+        }
+        page.metric("collector_mirror_symptom", "gauge", "1 while the last minute of the port showed the symptom.");
+        for (sensor, interface, present) in &self.detect().mirrors {
+            let labels = mirror_labels(sensor, interface);
+            for (kind, present) in SymptomKind::ALL.iter().zip(present) {
+                page.value("collector_mirror_symptom", &format!("{labels},symptom=\"{}\"", kind.name()), u64::from(*present));
             }
         }
     }
@@ -250,12 +297,18 @@ impl Vitals {
     }
 }
 
+/// Names of interfaces come from sensors as they are.
+fn mirror_labels(sensor: &str, interface: &str) -> String {
+    let interface = interface.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("sensor=\"{sensor}\",interface=\"{interface}\"")
+}
+
 /// Whole seconds since the epoch.
 const fn secs(at: Timestamp) -> u64 {
     (at.as_nanos() / 1_000_000_000).cast_unsigned()
 }
 
-/// Text in the making. Label values are sensor names, dotted counts and rule names, none of which needs escaping.
+/// Text in the making. Label values other than interfaces are sensor names, dotted counts and rule names, none of which needs escaping.
 #[derive(Default)]
 struct Page {
     text: String,
@@ -298,4 +351,33 @@ pub fn router(vitals: Arc<Vitals>) -> axum::Router {
         (StatusCode::OK, text)
     }
     axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(vitals)
+}
+
+#[cfg(test)]
+mod tests {
+    use spanwatch_common::health::PortHealth;
+    use spanwatch_common::wire::Stats;
+
+    use super::*;
+
+    #[test]
+    fn the_counts_of_a_mirror_stand_under_its_interface_whatever_that_is_called() {
+        let vitals = Vitals::default();
+        let session = vitals.registry.welcome("plant1", 5, 0).unwrap();
+        let health = Health { packets: 7, tcp_flows_one_way: 3, ..Health::default() };
+        let ports = vec![PortHealth { observation_point: 1, interface: "en\"o\\2\n".to_owned(), health }];
+        vitals.registry.stats(&session, Stats { boot: 5, ports, ..Stats::default() });
+        let mut present = [false; SymptomKind::ALL.len()];
+        present[3] = true;
+        vitals.detect().mirrors = vec![("plant1".to_owned(), "eno2".to_owned(), present)];
+        let page = vitals.render();
+        for line in [
+            r#"spanwatch_collector_mirror_packets{sensor="plant1",interface="en\"o\\2"} 7"#,
+            r#"spanwatch_collector_mirror_tcp_flows_one_way{sensor="plant1",interface="en\"o\\2"} 3"#,
+            r#"spanwatch_collector_mirror_symptom{sensor="plant1",interface="eno2",symptom="one_way"} 1"#,
+            r#"spanwatch_collector_mirror_symptom{sensor="plant1",interface="eno2",symptom="sliced"} 0"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+    }
 }

@@ -12,6 +12,8 @@
 //! | 0x88f7 | PTP | domain |
 //! | LLC aa/aa | SNAP | OUI · 65536 + protocol id: 0x0000_0c_2000 is CDP |
 
+use std::borrow::Cow;
+
 /// Ethertypes that the code names.
 pub mod ethertype {
     #![allow(missing_docs, reason = "the names are the protocols'")]
@@ -59,6 +61,16 @@ pub const fn is_process_data(ethernet_type: u16) -> bool {
             | ethertype::SAMPLED_VALUES
             | ethertype::SERCOS
     )
+}
+
+/// What a layer-2 conversation is called for people: its [`name`], or its number in hexadecimal; none without either.
+pub fn label(ethernet_type: u16, llc_saps: u16, instance: u64) -> Option<Cow<'static, str>> {
+    match (name(ethernet_type, llc_saps, instance), ethernet_type, llc_saps) {
+        (Some(name), _, _) => Some(Cow::Borrowed(name)),
+        (None, 0, 0) => None,
+        (None, 0, saps) => Some(Cow::Owned(format!("LLC 0x{saps:04x}"))),
+        (None, ethernet_type, _) => Some(Cow::Owned(format!("0x{ethernet_type:04x}"))),
+    }
 }
 
 /// The usual name of a layer-2 conversation; none for an unknown one. `ethernet_type` is 0 for LLC, which has `llc_saps`.

@@ -141,6 +141,7 @@ impl Row<'_> {
             octets: self.octets,
             start: [self.start, back(self.start)],
             end: [self.end, back(self.end)],
+            answered,
             cloud: Some(Box::new(Cloud {
                 origin: self.origin,
                 action: self.action,

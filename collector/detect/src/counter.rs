@@ -259,6 +259,7 @@ impl<C: Counting> Counter<C> {
             last: tally.last,
             score: round2(evidence.value / evidence.threshold.max(1.0)),
             evidence,
+            advice: String::new(),
         }
     }
 }

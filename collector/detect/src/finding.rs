@@ -99,6 +99,9 @@ pub struct Subject {
     /// What else the rule tells apart: `In Allow`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub facet: Option<String>,
+    /// Capture port of a sensor, where it is about the mirror itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 fn protocol_as_name<S: serde::Serializer>(protocol: &Option<u8>, to: S) -> Result<S::Ok, S::Error> {
@@ -130,7 +133,7 @@ impl Subject {
 }
 
 impl fmt::Display for Subject {
-    /// `10.0.0.9`, `10.0.0.9 > 10.0.0.2`, `10.0.0.9 TCP/443 at plant1`, `port 445`, `TCP/445 (In Allow)`.
+    /// `10.0.0.9`, `10.0.0.9 > 10.0.0.2`, `10.0.0.9 TCP/443 at plant1`, `port 445`, `TCP/445 (In Allow)`, `eno2 at plant1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words: Vec<String> = Vec::new();
         words.extend(self.vm.clone());
@@ -142,6 +145,7 @@ impl fmt::Display for Subject {
             (None, None) => {}
         }
         words.extend(self.service.clone());
+        words.extend(self.interface.clone());
         words.extend(self.facet.as_ref().map(|facet| format!("({facet})")));
         words.extend(self.observer.as_ref().map(|observer| format!("at {observer}")));
         if words.is_empty() { f.write_str("all traffic") } else { f.write_str(&words.join(" ")) }
@@ -222,6 +226,8 @@ pub struct Finding {
     pub evidence: Evidence,
     /// What happened, for a person.
     pub sentence: String,
+    /// What to do about it; empty where that depends on whether it is innocent.
+    pub advice: String,
     /// How many times the threshold was measured; for sorting.
     pub score: f64,
 }

@@ -291,6 +291,7 @@ impl Volume {
                 ..Evidence::default()
             },
             score: if threshold > 0.0 { round2(value / threshold) } else { value },
+            advice: String::new(),
         }
     }
 }

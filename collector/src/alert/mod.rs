@@ -2,7 +2,8 @@
 //!
 //! One alert per rule, form and subject. It **opens** with the first finding; is **updated** when its score has doubled, when its
 //! first window closes with other numbers, and once an hour while it lasts; and **closes** after two windows of silence in event
-//! time. Coming back within a day it re-opens under its old id. Everything here is a function of findings and `now`; [`file`] and
+//! time, or, about a sensor's mirror, when that was [found to be well](AlertBook::close). Coming back within a day it re-opens under
+//! its old id. Everything here is a function of findings and `now`; [`file`] and
 //! [`terminal`] do the deeds.
 
 pub mod file;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
-use crate::detect::finding::{Evidence, Severity, Stage, Window};
+use crate::detect::finding::{Evidence, RuleCard, Severity, Stage, Subject, Window};
 use crate::detect::{Finding, Variant};
 
 /// A closed alert whose subject comes back within this time re-opens.
@@ -46,6 +47,18 @@ impl std::fmt::Display for AlertState {
     }
 }
 
+/// What an alert is about, and with it how it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// What records show. It is over after two windows of silence.
+    #[default]
+    Detection,
+    /// How well a sensor's mirror port does its work. It is over when the port was found to be well. A sensor that is gone says nothing:
+    /// of that, an alert dies after a day.
+    Health,
+}
+
 /// The window with the strongest evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,7 +75,10 @@ pub struct AlertWindow {
 pub struct Alert {
     /// The same for the whole life: a hash of rule, form, subject and first window.
     pub id: String,
-    /// `AZ-01`.
+    /// What it is about.
+    #[serde(default)]
+    pub class: Class,
+    /// `AZ-01`, `SPAN-DUPLICATES`.
     pub rule: String,
     /// Exact or fixed.
     pub variant: Variant,
@@ -72,7 +88,7 @@ pub struct Alert {
     pub severity: Severity,
     /// Where it is in its life.
     pub state: AlertState,
-    /// Whom it is about: `10.0.0.9`, `10.0.0.9 > 10.0.0.2`, `10.0.0.9 TCP/443 at plant1`, `port 445`.
+    /// Whom it is about: `10.0.0.9`, `10.0.0.9 > 10.0.0.2`, `10.0.0.9 TCP/443 at plant1`, `port 445`, `eno2 at plant1`.
     pub subject: String,
     /// The initiator, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +110,9 @@ pub struct Alert {
     pub told: Timestamp,
     /// What happened, in the window with the strongest evidence.
     pub sentence: String,
+    /// What to do about it, where that is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub advice: String,
     /// How many times the threshold was measured there.
     pub score: f64,
     /// The window with the strongest evidence.
@@ -125,10 +144,11 @@ pub trait AlertSink: Send {
     fn put(&mut self, alert: &Alert) -> io::Result<()>;
 }
 
-/// All alerts that are open, or could re-open.
+/// All alerts of one class that are open, or could re-open.
 ///
 /// Holds at most `alerts_max`; beyond, the longest silent are forgotten, counted, and would come back as new ones.
 pub struct AlertBook {
+    class: Class,
     held: BTreeMap<String, Held>,
     alerts_max: usize,
     forgotten: u64,
@@ -148,8 +168,12 @@ struct Held {
 }
 
 impl Held {
+    /// From when on silence means that it is over.
     fn quiet_from(&self) -> Timestamp {
-        self.newest_end.plus(Duration::from_secs(self.alert.window.secs.saturating_mul(2)))
+        self.newest_end.plus(match self.alert.class {
+            Class::Detection => Duration::from_secs(self.alert.window.secs.saturating_mul(2)),
+            Class::Health => REOPEN_WITHIN,
+        })
     }
 
     /// Marks the alert as told in `state` and returns what to tell.
@@ -175,9 +199,9 @@ impl Held {
 }
 
 impl AlertBook {
-    /// An empty book for at most `alerts_max` alerts (at least one).
-    pub fn new(alerts_max: usize) -> Self {
-        Self { held: BTreeMap::new(), alerts_max: alerts_max.max(1), forgotten: 0, detected: HashMap::new() }
+    /// An empty book for at most `alerts_max` alerts (at least one) of `class`.
+    pub fn new(class: Class, alerts_max: usize) -> Self {
+        Self { class, held: BTreeMap::new(), alerts_max: alerts_max.max(1), forgotten: 0, detected: HashMap::new() }
     }
 
     /// How many alerts it may hold.
@@ -206,9 +230,10 @@ impl AlertBook {
         Ok(())
     }
 
-    /// Takes over what an earlier run told: `lines` in the order in which they were written.
+    /// Takes over what an earlier run told: `lines` in the order in which they were written. Those of another class are passed over.
     pub fn restore(&mut self, lines: impl IntoIterator<Item = Alert>) {
-        for alert in lines {
+        let class = self.class;
+        for alert in lines.into_iter().filter(|alert| alert.class == class) {
             self.insert(Held::from_line(alert));
         }
     }
@@ -228,7 +253,8 @@ impl AlertBook {
             return;
         }
         let silent = held.alert.state == AlertState::Closed || finding.window.start >= held.quiet_from();
-        let changed = merge(held, finding);
+        let anew = silent && held.alert.class == Class::Health;
+        let changed = merge(held, finding, anew);
         if silent {
             held.alert.reopened += 1;
             out.push(held.tell(AlertState::Open, now));
@@ -238,6 +264,12 @@ impl AlertBook {
         {
             out.push(held.tell(AlertState::Updated, now));
         }
+    }
+
+    /// Closes the alert of `rule` about `subject`, if one is open: what it tells of is over.
+    pub fn close(&mut self, rule: &RuleCard, subject: &Subject, now: Timestamp, out: &mut Vec<Alert>) {
+        let held = self.held.get_mut(&key(rule.id, rule.variant, &subject.to_string()));
+        out.extend(held.filter(|held| held.alert.state != AlertState::Closed).map(|held| held.tell(AlertState::Closed, now)));
     }
 
     /// Closes what has been silent for two windows at `watermark` (event time: all windows up to there are closed), and forgets
@@ -272,6 +304,7 @@ impl AlertBook {
         let alert = Alert {
             detected: self.detected.remove(&id).unwrap_or(now),
             id,
+            class: self.class,
             rule: rule.id.to_owned(),
             variant: rule.variant,
             title: rule.title.to_owned(),
@@ -284,6 +317,7 @@ impl AlertBook {
             last: finding.last,
             told: now,
             sentence: finding.sentence.clone(),
+            advice: finding.advice.clone(),
             score: finding.score,
             window: AlertWindow { start: window.start, secs: window.end.since(window.start).as_secs() },
             windows: 1,
@@ -313,8 +347,9 @@ impl AlertBook {
     }
 }
 
-/// Takes the finding's times and, when it is the stronger, its evidence. Says whether the evidence is not what was last told.
-fn merge(held: &mut Held, finding: &Finding) -> bool {
+/// Takes the finding's times and, when it is the stronger or what was found before is over (`anew`), its evidence. Says whether the
+/// evidence is not what was last told.
+fn merge(held: &mut Held, finding: &Finding, anew: bool) -> bool {
     let alert = &mut held.alert;
     alert.first = alert.first.min(finding.first);
     alert.last = alert.last.max(finding.last);
@@ -323,10 +358,11 @@ fn merge(held: &mut Held, finding: &Finding) -> bool {
         alert.windows += 1;
     }
     let same_window = finding.window.start == alert.window.start;
-    if finding.evidence.value > alert.evidence.value || same_window && finding.stage == Stage::Closed {
+    if anew || finding.evidence.value > alert.evidence.value || same_window && finding.stage == Stage::Closed {
         alert.window.start = finding.window.start;
         alert.evidence = finding.evidence.clone();
         alert.sentence.clone_from(&finding.sentence);
+        alert.advice.clone_from(&finding.advice);
         alert.score = finding.score;
     }
     alert.severity = finding.rule.severity;

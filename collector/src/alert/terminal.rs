@@ -45,15 +45,23 @@ impl<W: Write + Send> AlertSink for Terminal<W> {
     }
 }
 
+/// What happened, and what to do about it where that is known.
+pub fn story(alert: &Alert) -> String {
+    match &*alert.advice {
+        "" => printable(&alert.sentence),
+        advice => printable(&format!("{} {advice}", alert.sentence)),
+    }
+}
+
 /// `2026-11-21 10:41:07  medium  AZ-01  open     10.0.0.9 tried …`, with a line feed.
 pub fn line(alert: &Alert, colour: Colour) -> String {
-    let Alert { severity, state, rule, sentence, .. } = alert;
+    let Alert { severity, state, rule, .. } = alert;
     let at = to_the_second(alert.told);
     let (on, off) = match colour {
         Colour::No => ("", ""),
         Colour::Yes => (escape(*severity, *state), "\x1b[0m"),
     };
-    format!("{at}  {on}{severity:<8}{off}  {rule}  {state:<7}  {}\n", printable(sentence))
+    format!("{at}  {on}{severity:<8}{off}  {rule}  {state:<7}  {}\n", story(alert))
 }
 
 /// `2026-11-21 10:41:07`.

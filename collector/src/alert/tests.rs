@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::file::{AlertFile, Settings, read};
 use super::terminal::{Colour, line};
 use super::*;
-use crate::detect::finding::{RuleCard, Subject};
 
 fn secs(secs: i64) -> Timestamp {
     Timestamp::from_secs(1_795_255_200 + secs)
@@ -30,6 +29,7 @@ fn finding(start: i64, stage: Stage, hosts: u32) -> Finding {
         evidence: Evidence { value: f64::from(hosts), threshold: 6.0, unit: "hosts".to_owned(), ..Evidence::default() },
         sentence: format!("10.0.0.9 tried {hosts} hosts"),
         score: f64::from(hosts) / 6.0,
+        advice: String::new(),
     }
 }
 
@@ -44,7 +44,7 @@ fn told(book: &mut AlertBook, findings: &[Finding]) -> Vec<(AlertState, f64)> {
 fn an_alert_opens_is_updated_rather_than_repeated_and_closes() {
     use AlertState::{Closed, Open, Updated};
     use Stage::{Crossed, Grown};
-    let mut book = AlertBook::new(16);
+    let mut book = AlertBook::new(Class::Detection, 16);
     assert_eq!(told(&mut book, &[finding(0, Crossed, 7)]), [(Open, 7.0)]);
     assert_eq!(told(&mut book, &[finding(0, Grown, 14)]), [(Updated, 14.0)], "twice what was told");
     assert_eq!(told(&mut book, &[finding(0, Stage::Closed, 20)]), [(Updated, 20.0)], "the final numbers of its first window");
@@ -70,14 +70,14 @@ fn an_alert_opens_is_updated_rather_than_repeated_and_closes() {
 
 #[test]
 fn a_lasting_alert_is_told_again_after_an_hour() {
-    let mut book = AlertBook::new(16);
+    let mut book = AlertBook::new(Class::Detection, 16);
     let minutes: Vec<Finding> = (0..=60).map(|minute| finding(minute * 60, Stage::Closed, 9)).collect();
     assert_eq!(told(&mut book, &minutes), [(AlertState::Open, 9.0), (AlertState::Updated, 9.0)]);
 }
 
 #[test]
 fn a_full_book_forgets_the_longest_silent_and_counts_it() {
-    let mut book = AlertBook::new(16);
+    let mut book = AlertBook::new(Class::Detection, 16);
     for i in 0..20 {
         let other = Subject::host(Address::from_v4([10, 0, 1, i]));
         book.take(&Finding { subject: other, ..finding(i64::from(i) * 60, Stage::Closed, 7) }, secs(0), &mut Vec::new());
@@ -97,7 +97,7 @@ fn a_restart_continues_open_alerts_and_repeats_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(&directory, 1 << 20);
     let mut out = Vec::new();
-    let mut book = AlertBook::new(16);
+    let mut book = AlertBook::new(Class::Detection, 16);
     book.take(&finding(0, Stage::Crossed, 7), secs(8), &mut out);
     let mut file = AlertFile::open(&settings).unwrap();
     out.iter().for_each(|alert| file.put(alert).unwrap());
@@ -106,7 +106,7 @@ fn a_restart_continues_open_alerts_and_repeats_nothing() {
 
     let lines = read(&settings.file).unwrap();
     assert_eq!((&lines.alerts, lines.unreadable), (&out, 1), "what was written is what is read, a torn line apart");
-    let mut book = AlertBook::new(16);
+    let mut book = AlertBook::new(Class::Detection, 16);
     book.restore(lines.alerts);
     assert_eq!(told(&mut book, &[finding(0, Stage::Crossed, 7), finding(60, Stage::Crossed, 8)]), []);
     assert_eq!(told(&mut book, &[finding(60, Stage::Grown, 14)]), [(AlertState::Updated, 14.0)]);
@@ -122,7 +122,7 @@ fn the_file_is_rotated_and_reading_bridges_the_rotation() {
     let settings = settings(&directory, 4_000);
     let mut file = AlertFile::open(&settings).unwrap();
     let mut alerts = Vec::new();
-    AlertBook::new(16).take(&finding(0, Stage::Crossed, 7), secs(8), &mut alerts);
+    AlertBook::new(Class::Detection, 16).take(&finding(0, Stage::Crossed, 7), secs(8), &mut alerts);
     let length = serde_json::to_string(&alerts[0]).unwrap().len() as u64 + 1;
     let lines = 4_000 / length + 2;
     for i in 0..lines {
@@ -140,7 +140,7 @@ fn the_file_is_rotated_and_reading_bridges_the_rotation() {
 #[test]
 fn a_line_for_a_terminal_says_it_all_and_obeys_no_escape() {
     let mut alerts = Vec::new();
-    AlertBook::new(16).take(&finding(0, Stage::Crossed, 7), secs(8), &mut alerts);
+    AlertBook::new(Class::Detection, 16).take(&finding(0, Stage::Crossed, 7), secs(8), &mut alerts);
     let mut alert = alerts.remove(0);
     assert_eq!(line(&alert, Colour::No), "2026-11-21 10:00:08  medium    AZ-01  open     10.0.0.9 tried 7 hosts\n");
     alert.sentence = "\x1b[2Jgone".to_owned();

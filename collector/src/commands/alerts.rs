@@ -166,7 +166,7 @@ pub(super) fn table(alerts: &[Alert]) -> String {
             rule,
             alert.state.to_string(),
             alert.subject.clone(),
-            alert.sentence.clone(),
+            terminal::story(alert),
         ]
         .map(|cell| printable(&cell))
     });

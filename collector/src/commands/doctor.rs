@@ -56,6 +56,7 @@ pub fn examine(config: &Config, now: Timestamp) -> Vec<Check> {
     checks.push(time_service());
     if let Ok(address) = config.metrics.listen.parse() {
         checks.extend(rules_in_force(address));
+        checks.extend(mirrors(address));
     }
     checks
 }
@@ -197,6 +198,32 @@ fn detectors(page: &str) -> BTreeMap<String, [u64; 4]> {
     detectors
 }
 
+/// What a running collector says of the sensors' mirror ports. Nothing when there is none.
+fn mirrors(metrics: SocketAddr) -> Vec<Check> {
+    let Ok(page) = get(metrics, "/metrics") else { return Vec::new() };
+    let of = |(port, symptoms): (String, Vec<String>)| match symptoms.as_slice() {
+        [] => Check::ok("mirror", format!("{port} showed what it should in its last minute")),
+        symptoms => {
+            let says = format!("{port}: {} in its last minute", symptoms.join(", "));
+            Check::warn("mirror", says, "spanwatch-collector alerts --open says what was measured, and what to do on the switch")
+        }
+    };
+    symptoms(&page).into_iter().map(of).collect()
+}
+
+/// The symptoms that each port shows on a page of `/metrics`: `eno2 at plant1`, `one_way`.
+fn symptoms(page: &str) -> BTreeMap<String, Vec<String>> {
+    let mut ports: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in page.lines().filter_map(|line| line.strip_prefix("spanwatch_collector_mirror_symptom{")) {
+        let Some((labels, value)) = line.rsplit_once("} ") else { continue };
+        let of = |key: &str| labels.split_once(&format!("{key}=\""))?.1.split_once('"').map(|(value, _)| value);
+        let (Some(sensor), Some(interface), Some(symptom)) = (of("sensor"), of("interface"), of("symptom")) else { continue };
+        let port = ports.entry(format!("{interface} at {sensor}")).or_default();
+        port.extend((value == "1").then(|| symptom.replace('_', " ")));
+    }
+    ports
+}
+
 /// A page of the collector that runs on this machine.
 fn get(from: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&from, ANSWER_LIMIT)?;
@@ -274,6 +301,20 @@ mod tests {
         assert_eq!(verdicts(700), [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
         assert_eq!(verdicts(731), [Verdict::Ok, Verdict::Fail, Verdict::Fail]);
     }
+
+    #[test]
+    fn the_mirror_of_each_sensor_is_shown_with_what_it_does_wrong() {
+        use spanwatch_common::health::SymptomKind;
+        let vitals = crate::metrics::Vitals::default();
+        let bad = SymptomKind::ALL.map(|kind| matches!(kind, SymptomKind::OneWay | SymptomKind::Duplicates));
+        let good = [false; SymptomKind::ALL.len()];
+        vitals.detect().mirrors =
+            vec![("plant1".to_owned(), "eno2".to_owned(), bad), ("plant2".to_owned(), "eno1".to_owned(), good)];
+        let shown = symptoms(&vitals.render());
+        let words = vec!["one way".to_owned(), "duplicates".to_owned()];
+        assert_eq!(shown, BTreeMap::from([("eno2 at plant1".to_owned(), words), ("eno1 at plant2".to_owned(), Vec::new())]));
+    }
+
     #[test]
     fn each_rule_of_a_running_collector_is_shown_and_what_it_lost_deserves_a_word() {
         let vitals = crate::metrics::Vitals::default();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::findings::Line;
-use crate::alert::{Alert, AlertBook};
+use crate::alert::{Alert, AlertBook, Class};
 use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
 use crate::ingest::recorded::{self, Account, InputArgs};
 
@@ -46,7 +46,8 @@ pub(super) struct Replay {
 /// What was typed names nothing that could be read at all.
 pub(super) fn replay(inputs: &InputArgs, rules: &RuleFile, sites: Sites, keep: Keep) -> anyhow::Result<Replay> {
     let mut detection = Detection::new(rules, Mode::Replay).with_sites(sites);
-    let mut finds = Finds { keep, book: AlertBook::new(ALERTS_MAX), told: BTreeMap::new(), lines: Vec::new(), refused: 0 };
+    let mut finds =
+        Finds { keep, book: AlertBook::new(Class::Detection, ALERTS_MAX), told: BTreeMap::new(), lines: Vec::new(), refused: 0 };
     let mut findings = Vec::new();
     let mut number = 0_u64;
     let account = recorded::read_all(inputs, &mut |observer, record| {

@@ -6,9 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use spanwatch_common::health::PortHealth;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::wire::{Batch, Stats};
 use tokio::sync::watch;
+
+/// Most capture ports of one sensor, and letters in the name of one. What is beyond is left out, and counted as malformed.
+const PORTS_MAX: usize = 64;
+const INTERFACE_LEN_MAX: usize = 64;
 
 /// Most sensors that are remembered. Names come from certificates that we issued, so nobody else can fill this up.
 const SENSORS_MAX: usize = 65_536;
@@ -99,6 +104,10 @@ pub struct Status {
     pub ledger: Ledger,
     /// How it captures packets.
     pub capture: String,
+    /// How many accounts it has sent without records.
+    pub accounts: u64,
+    /// How well its capture ports do their work, as of the last of these.
+    pub ports: Vec<PortHealth>,
 }
 
 impl Registry {
@@ -131,6 +140,7 @@ impl Registry {
         }
         if boot > sensor.boot {
             (sensor.boot, sensor.accepted, sensor.durable) = (boot, durable, durable);
+            sensor.status.ports.clear(); // these were counted by the start before
         }
         sensor.accepted = sensor.accepted.max(durable);
         sensor.durable = sensor.durable.max(durable);
@@ -162,11 +172,24 @@ impl Registry {
     }
 
     /// Takes over a sensor's account.
-    pub fn stats(&self, session: &Session, stats: Stats) {
+    pub fn stats(&self, session: &Session, mut stats: Stats) {
+        let sent = stats.ports.len();
+        stats.ports.truncate(PORTS_MAX);
+        for port in &mut stats.ports {
+            port.interface = port.interface.chars().filter(|letter| !letter.is_control()).take(INTERFACE_LEN_MAX).collect();
+        }
         self.of(session, |sensor| {
             sensor.status.ledger = stats.ledger;
             sensor.status.capture = stats.capture;
+            sensor.status.accounts += 1;
+            sensor.status.malformed += u64::from(sent > PORTS_MAX);
+            sensor.status.ports = stats.ports;
         });
+    }
+
+    /// Shows each sensor's account: name, start, and what is known.
+    pub fn each(&self, mut look: impl FnMut(&str, u64, &Status)) {
+        self.lock().iter().for_each(|(name, sensor)| look(name, sensor.boot, &sensor.status));
     }
 
     /// Counts a message that made no sense.
@@ -276,5 +299,18 @@ mod tests {
         assert_eq!(*session.standing.borrow(), Standing { up_to: 3, fate: Fate::Speak });
         registry.close();
         assert_eq!(*session.standing.borrow(), Standing { up_to: 3, fate: Fate::Closing });
+    }
+
+    #[test]
+    fn an_account_is_held_with_as_many_ports_as_a_sensor_can_have() {
+        let registry = Registry::default();
+        let session = registry.welcome("plant1", 5, 0).unwrap();
+        let port = |number| PortHealth { observation_point: number, interface: "x".repeat(1000), ..PortHealth::default() };
+        registry.stats(&session, Stats { boot: 5, ports: (1..=65).map(port).collect(), ..Stats::default() });
+        let (_, status) = registry.statuses().remove(0);
+        assert_eq!((status.accounts, status.malformed, status.ports.len()), (1, 1, 64));
+        assert!(status.ports.iter().all(|port| port.interface.len() == 64));
+        registry.welcome("plant1", 6, 0).unwrap();
+        registry.each(|_, boot, status| assert_eq!((boot, status.ports.len()), (6, 0), "a new start has said nothing yet"));
     }
 }

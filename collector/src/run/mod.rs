@@ -3,6 +3,7 @@
 //! ```text
 //! sensors ═ TLS ═ ingest ──batches──▷ keep: push, commit every few seconds ──marks──▷ registry ──▷ acknowledgements
 //!                    └─────batches──▷ watch: observe at once, poll ──findings──▷ alert book ──▷ file, terminal
+//!                    └────accounts──▷ registry ──▷ watch: mirror health, once a minute ──▷ alert book of its own
 //!                    └─────a cut now and then through both ──version, snapshot──▷ checkpoint
 //! ```
 //! Both ways are bounded. When the disk takes nothing, `keep` holds what it has, takes nothing more, acknowledges nothing and
@@ -100,12 +101,12 @@ impl Collector {
         };
         let sites = config.sites()?;
         let mut store = Store::open(config.store.clone()).await?;
-        let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts)?;
+        let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts, &config.health)?;
         match resume(&mut watch_records, &mut store, &config.store).await {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!("the detectors start anew, without what they had learned: {error:#}");
-                watch_records = Watch::new(rules, sites, &config.alerts)?;
+                watch_records = Watch::new(rules, sites, &config.alerts, &config.health)?;
             }
         }
 

@@ -8,19 +8,23 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::time::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::clock;
 use crate::alert::file::{self, AlertFile, Settings};
 use crate::alert::terminal::{Colour, Terminal};
-use crate::alert::{Alert, AlertBook, AlertSink};
+use crate::alert::{Alert, AlertBook, AlertSink, Class};
 use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
+use crate::health::{Account, HealthSettings, HealthWatch, Verdict};
 use crate::ingest::{ToDetect, stopped};
 use crate::metrics::Vitals;
 
 /// How often the detectors are asked what they found.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is asked whether sensors have sent an account.
+const MIRRORS_INTERVAL: Duration = Duration::from_secs(1);
 /// Alerts that wait for a file which cannot be written. Beyond, the oldest are given up and counted.
 const UNWRITTEN_MAX: usize = 10_000;
 
@@ -29,6 +33,12 @@ pub(super) struct Watch {
     sites: Sites,
     detection: Detection,
     book: AlertBook,
+    /// None when the operator wants none.
+    health: Option<HealthWatch>,
+    /// Alerts about mirrors. No checkpoint holds them: their records are no part of what it sums up.
+    health_book: AlertBook,
+    /// When the sensors' accounts were last looked at.
+    health_looked: Timestamp,
     file: AlertFile,
     terminal: Box<dyn AlertSink>,
     /// What the file said when the collector started, by id: saying it again after a restart helps nobody.
@@ -50,7 +60,7 @@ struct Memory {
 
 impl Watch {
     /// Opens the alert file and takes over the alerts that are open in it.
-    pub(super) fn new(rules: &RuleFile, sites: Sites, settings: &Settings) -> anyhow::Result<Self> {
+    pub(super) fn new(rules: &RuleFile, sites: Sites, settings: &Settings, health: &HealthSettings) -> anyhow::Result<Self> {
         let trouble = || {
             format!(
                 "cannot use the alert file {} (is `alerts.file` right, and may this user write there?)",
@@ -64,14 +74,19 @@ impl Watch {
         if told.unreadable > 0 {
             tracing::warn!("{} lines of {} are no alerts and were passed over", told.unreadable, settings.file.display());
         }
-        let mut book = AlertBook::new(settings.alerts_max);
+        let mut book = AlertBook::new(Class::Detection, settings.alerts_max);
         book.restore(told.alerts.iter().cloned());
+        let mut health_book = AlertBook::new(Class::Health, settings.alerts_max);
+        health_book.restore(told.alerts.iter().cloned());
         let stdout = std::io::stdout();
         let colour = Colour::wanted(&stdout);
         Ok(Self {
             detection: Detection::new(rules, Mode::Stream).with_sites(sites.clone()),
             sites,
             book,
+            health: health.enabled.then(|| HealthWatch::new(health)),
+            health_book,
+            health_looked: Timestamp::NONE,
             file: AlertFile::open(settings).with_context(trouble)?,
             terminal: Box::new(Terminal::new(stdout, colour)),
             written: told.alerts.into_iter().map(|alert| (alert.id.clone(), alert)).collect(),
@@ -89,7 +104,7 @@ impl Watch {
         let memory: Memory = rmp_serde::from_slice(snapshot)?;
         let anew = self.detection.restore(&memory.detection)?;
         self.detection.wake();
-        let mut book = AlertBook::new(self.book.alerts_max());
+        let mut book = AlertBook::new(Class::Detection, self.book.alerts_max());
         let written: Vec<Alert> = self.written.values().cloned().collect();
         match book.resume(&memory.alerts, &written) {
             Ok(()) => self.book = book,
@@ -178,6 +193,7 @@ impl Watch {
             self.book.take(&finding, now, &mut self.unwritten);
         }
         self.book.expire(self.detection.watermark(), now, &mut self.unwritten);
+        self.look_at_mirrors(vitals, now);
         self.leave_out_what_is_written(already);
         for alert in &self.unwritten[already..] {
             let _ = self.terminal.put(alert); // nobody may be looking; the file counts
@@ -188,10 +204,33 @@ impl Watch {
         let mut vitals = vitals.detect();
         vitals.counters = self.detection.counters();
         vitals.detectors = self.detection.states().cloned().collect();
-        vitals.alerts_open = self.book.open_count() as u64;
-        vitals.alerts_forgotten = self.book.forgotten();
+        vitals.alerts_open = (self.book.open_count() + self.health_book.open_count()) as u64;
+        vitals.alerts_forgotten = self.book.forgotten() + self.health_book.forgotten();
         vitals.alert_events += events as u64;
         vitals.alerts_lost += lost;
+    }
+
+    /// Asks the sensors' accounts, now and then, how their mirrors do.
+    fn look_at_mirrors(&mut self, vitals: &Vitals, now: Timestamp) {
+        let Some(health) = &mut self.health else { return };
+        // Also when the clock was set back.
+        if now >= self.health_looked && now.since(self.health_looked) < MIRRORS_INTERVAL {
+            return;
+        }
+        self.health_looked = now;
+        vitals.registry.each(|sensor, boot, status| {
+            let account = Account { boot, connected: status.connected, received: status.accounts, ports: &status.ports };
+            health.take(sensor, account, now);
+        });
+        for verdict in health.poll(now) {
+            match verdict {
+                Verdict::Found(finding) => self.health_book.take(&finding, now, &mut self.unwritten),
+                Verdict::Over(rule, subject) => self.health_book.close(&rule, &subject, now, &mut self.unwritten),
+            }
+        }
+        self.health_book.expire(now, now, &mut self.unwritten);
+        let mirrors = health.symptoms().map(|(sensor, interface, present)| (sensor.to_owned(), interface.to_owned(), present));
+        vitals.detect().mirrors = mirrors.collect();
     }
 
     /// After a restart the same is found again: of the alerts from `already` on, those that the file knows are told by their last

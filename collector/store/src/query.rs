@@ -4,8 +4,11 @@
 //!
 //! * addresses as text, MAC addresses as `aa:bb:cc:dd:ee:ff`, times as timestamps, `flowId` without a sign, `flowOrigin` of what
 //!   a sensor saw as `Sensor`
+//! * one column more, `layer2Protocol`: the name of a conversation that has no IP header (`GOOSE`, `ARP`, `PROFINET DCP`), else NULL
 //!
-//! and functions for the rest: `ip_text(bytes)`, `ip_bytes(text)`, `mac_text(number)`, `unsigned(number)`. Column names are
+//! and functions for the rest: `ip_text(bytes)`, `ip_bytes(text)`, `mac_text(number)`, `unsigned(number)`,
+//! `layer2_name(ethernetType, llcServiceAccessPoints, layer2Instance)`. `encapsulations` holds words (`vlan+erspan2`), for
+//! `encapsulations LIKE '%vxlan%'`. Column names are
 //! those of IPFIX, in its spelling: upper and lower case matter. A query reads the table as of its start; a collector may go
 //! on writing meanwhile. Conditions on `time`, `date` and `hour` leave out whole files, other comparisons parts of files.
 //!
@@ -27,7 +30,7 @@ use deltalake::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskMan
 use deltalake::datafusion::execution::memory_pool::FairSpillPool;
 use deltalake::datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use deltalake::datafusion::logical_expr::{Expr, cast, ident};
-use deltalake::datafusion::prelude::{SQLOptions, SessionConfig, SessionContext, coalesce, lit};
+use deltalake::datafusion::prelude::{SQLOptions, SessionConfig, SessionContext, coalesce, lit, when};
 use deltalake::datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -35,7 +38,7 @@ use spanwatch_common::cloud::Origin;
 use spanwatch_common::element::Shown;
 
 use super::error::StoreError;
-use super::functions::{self, ip_text, mac_text, unsigned};
+use super::functions::{self, ip_text, layer2_name, mac_text, unsigned};
 use super::render::{Format, Renderer};
 use super::schema::{COLUMNS, DATE, HOUR, SENSOR, TIME};
 use super::settings::StoreSettings;
@@ -45,6 +48,8 @@ use super::table::Table;
 pub(crate) const RAW: &str = "flows_raw";
 /// The stored records as people read them.
 const VIEW: &str = "flows";
+/// What a conversation without an IP header is called: a column of [`VIEW`] alone.
+const LAYER2_PROTOCOL: &str = "layer2Protocol";
 
 /// Answers `sql` from the records in `settings.directory` and writes the result to `out` as it comes.
 ///
@@ -86,7 +91,7 @@ pub(crate) async fn tables(settings: &StoreSettings) -> Result<SessionContext, S
         nothing.alias(&column.name)
     }));
     context.register_table(RAW, stored.select(columns)?.into_view())?;
-    let view = context.table(RAW).await?.select(view_columns())?.into_view();
+    let view = context.table(RAW).await?.select(view_columns()?)?.into_view();
     context.register_table(VIEW, view)?;
     Ok(context)
 }
@@ -113,7 +118,7 @@ pub(crate) fn session(settings: &StoreSettings) -> Result<SessionContext, StoreE
     Ok(context)
 }
 
-fn view_columns() -> Vec<Expr> {
+fn view_columns() -> Result<Vec<Expr>, StoreError> {
     let mut columns = vec![ident(TIME), ident(SENSOR)];
     columns.extend(COLUMNS.iter().map(|column| {
         let stored = ident(&column.name);
@@ -128,6 +133,8 @@ fn view_columns() -> Vec<Expr> {
         };
         shown.alias(&column.name)
     }));
+    let name = layer2_name().call(["ethernetType", "llcServiceAccessPoints", "layer2Instance"].map(ident).to_vec());
+    columns.push(when(ident("protocolIdentifier").is_null(), name).end()?.alias(LAYER2_PROTOCOL));
     columns.extend([ident(DATE), ident(HOUR)]);
-    columns
+    Ok(columns)
 }

@@ -16,7 +16,8 @@ use deltalake::datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use spanwatch_common::cloud::{Cloud, CloudAccess, CloudContext, FIELDS};
-use spanwatch_common::element::Access;
+use spanwatch_common::element::{Access, Element, Shown};
+use spanwatch_common::encapsulation::Encapsulations;
 use spanwatch_common::flow::{FlowRecord, FlowState, LAYER2};
 use spanwatch_common::time::Timestamp;
 
@@ -127,7 +128,7 @@ impl Reader {
         for (column, array) in COLUMNS.iter().zip(batch.columns().iter().skip(1)) {
             let array = cast(array, &column.kept.in_file()).map_err(trouble)?;
             match column.content {
-                Content::Element(element) => read_element(element.access, column.kept, &array, &mut records),
+                Content::Element(element) => read_element(element, column.kept, &array, &mut records),
                 Content::Cloud(field) => read_cloud(field.access, column, &array, &mut clouds),
             }
         }
@@ -154,9 +155,16 @@ impl Reader {
     }
 }
 
-fn read_element(access: Access, kept: Kept, array: &ArrayRef, records: &mut [FlowRecord]) {
+fn read_element(element: &Element, kept: Kept, array: &ArrayRef, records: &mut [FlowRecord]) {
     let present = (0..array.len()).filter(|&row| !array.is_null(row));
-    match (kept, access) {
+    match (kept, element.access) {
+        (Kept::Word, Access::Word(_, set)) if element.shown == Shown::Encapsulations => {
+            let words = array.as_string::<i32>();
+            for row in present {
+                let kinds = Encapsulations::from_names(words.value(row)).unwrap_or_default();
+                set(&mut records[row], u64::from(kinds.0));
+            }
+        }
         (Kept::Word, Access::Word(_, set)) => {
             let words = array.as_string::<i32>();
             for row in present {

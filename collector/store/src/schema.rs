@@ -12,6 +12,9 @@
 //! | `date`, `hour` | date, integer | partition: the UTC hour of `time` |
 //!
 //! An address that a cloud's log leaves blank (Traffic Analytics folds public ones away) is NULL. A sensor's `::` is an address.
+//!
+//! A table that an earlier version made lacks the columns of later elements and fields. Its next writer adds them; its files stay as
+//! they are and read as NULL there.
 
 use std::sync::{Arc, LazyLock};
 
@@ -32,6 +35,8 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::text::csv_header;
 use spanwatch_common::time::Timestamp;
 
+/// What a table has that is ours, whichever version made it. All other columns may be missing.
+pub(crate) const ALWAYS: [&str; 7] = [TIME, SENSOR, DATE, HOUR, "flowId", "flowState", "flowStartNanoseconds"];
 /// Column of the earliest time in the record.
 pub(crate) const TIME: &str = "time";
 /// Column of the sensor's name.
@@ -53,7 +58,7 @@ pub(crate) enum Kept {
     Long,
     /// 16 bytes, as [`spanwatch_common::net::Address`].
     Bytes,
-    /// A word: the state, what a cloud's log says in names.
+    /// A word: the state, the encapsulations, what a cloud's log says in names.
     Word,
 }
 
@@ -82,7 +87,7 @@ impl Kept {
 pub(crate) enum Content {
     /// A field of the record.
     Element(&'static Element),
-    /// A field of what only a cloud's log says. A table of an earlier version lacks these columns.
+    /// A field of what only a cloud's log says.
     Cloud(&'static CloudField),
 }
 
@@ -121,15 +126,16 @@ pub(crate) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     elements.chain(fields).collect()
 });
 
+/// As wide as the field's type needs. A field whose type grows from 16 bits to more would need a column of another name.
 fn kept(element: &Element) -> Kept {
-    const WIDE: [&str; 6] =
-        ["flowId", "observationPointId", "ingressInterface", "packetDeltaCount", "octetDeltaCount", "layer2OctetDeltaCount"];
-    match element.shown {
-        Shown::Address => Kept::Bytes,
-        Shown::State => Kept::Word,
-        Shown::Mac | Shown::Time => Kept::Long,
-        Shown::Number if WIDE.contains(&element.name) => Kept::Long,
-        Shown::Number => Kept::Int,
+    match (element.shown, element.access) {
+        (Shown::State | Shown::Encapsulations, _) => Kept::Word,
+        (_, Access::Wide(..)) => Kept::Bytes,
+        (_, Access::Word(get, set)) => {
+            let mut largest = FlowRecord::default();
+            set(&mut largest, u64::MAX);
+            if get(&largest) <= u64::from(u16::MAX) { Kept::Int } else { Kept::Long }
+        }
     }
 }
 
@@ -142,10 +148,9 @@ pub(crate) fn table_fields() -> Vec<StructField> {
     fields
 }
 
-/// Of the columns that a table may lack because an earlier version made it, those for which `lacks` is true.
+/// The columns for which `lacks` is true, because an earlier version made the table.
 pub(crate) fn later_fields(lacks: impl Fn(&str) -> bool) -> Vec<StructField> {
-    let later = COLUMNS.iter().filter(|column| matches!(column.content, Content::Cloud(_)));
-    later.filter(|column| lacks(&column.name)).map(Column::field).collect()
+    COLUMNS.iter().filter(|column| lacks(&column.name)).map(Column::field).collect()
 }
 
 /// The columns of a file: those of the table without the partition columns.
@@ -193,7 +198,12 @@ fn element_to_array(element: &Element, kept: Kept, rows: &[Row<'_>]) -> ArrayRef
     match (kept, element.access) {
         (Kept::Word, _) => {
             let mut out = StringBuilder::with_capacity(rows.len(), rows.len() * 8);
-            applying().for_each(|record| out.append_option(record.map(|record| record.state.name())));
+            match element.shown {
+                Shown::Encapsulations => {
+                    applying().for_each(|record| out.append_option(record.map(|record| record.encapsulations.to_string())));
+                }
+                _ => applying().for_each(|record| out.append_option(record.map(|record| record.state.name()))),
+            }
             Arc::new(out.finish())
         }
         (Kept::Int, Access::Word(get, _)) => {
@@ -342,6 +352,27 @@ mod tests {
                 assert!(column.kept != Kept::Int || i32::try_from(largest).is_ok(), "{} does not fit {largest}", column.name);
             }
         }
+    }
+
+    #[test]
+    fn a_column_keeps_the_type_that_it_has_in_tables_of_earlier_versions() {
+        let of = |kept| -> Vec<&str> {
+            let elements = COLUMNS.iter().filter(|column| column.shown().is_some() && column.kept == kept);
+            elements.map(|column| &*column.name).collect()
+        };
+        assert_eq!(of(Kept::Word), ["flowState", "encapsulations"]);
+        assert_eq!(
+            of(Kept::Long).join(" "),
+            concat!(
+                "flowStartNanoseconds flowEndNanoseconds flowId observationPointId ingressInterface sourceMacAddress ",
+                "destinationMacAddress packetDeltaCount octetDeltaCount layer2OctetDeltaCount reversePacketDeltaCount ",
+                "reverseOctetDeltaCount reverseLayer2OctetDeltaCount reverseFlowStartNanoseconds reverseFlowEndNanoseconds ",
+                "layer2SegmentId mplsTopLabelStackSection layer2Instance tcpHandshakeRttNanoseconds tcpHandshakeClientRttNanoseconds ",
+                "tcpRetransmissionDeltaCount reverseTcpRetransmissionDeltaCount tcpOutOfOrderDeltaCount reverseTcpOutOfOrderDeltaCount ",
+                "tcpZeroWindowDeltaCount reverseTcpZeroWindowDeltaCount tcpMissedOctetDeltaCount reverseTcpMissedOctetDeltaCount",
+            )
+        );
+        assert_eq!(of(Kept::Bytes).len(), 6, "two ends of the flow, of the tunnel, of ARP");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 
 use super::durable::DurableStore;
 use super::error::StoreError;
-use super::schema::{self, COLUMNS, FileBytes};
+use super::schema::{self, FileBytes};
 
 /// What the marks of sensors and of imports begin with.
 pub(crate) const SEQUENCE: &str = "spanwatch/sequence/";
@@ -147,9 +147,7 @@ impl Table {
         table.load().await.map_err(failed)?;
         let state = table.snapshot().map_err(failed)?.clone();
         let known = state.schema();
-        let elements = COLUMNS.iter().filter(|column| column.shown().is_some()).map(|column| &*column.name);
-        let wanted = elements.chain([schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR]);
-        for column in wanted {
+        for column in schema::ALWAYS {
             if known.field(column).is_none() {
                 return Err(StoreError::Foreign { path: directory.to_owned(), column: column.to_owned() });
             }
@@ -303,12 +301,13 @@ fn import_id(name: &str) -> String {
 mod tests {
     use deltalake::parquet::arrow::ArrowWriter;
     use spanwatch_common::cloud::FIELDS;
-    use spanwatch_common::flow::FlowRecord;
+    use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
+    use spanwatch_common::flow::{FlowRecord, LAYER2};
     use spanwatch_common::wire::Batch;
 
     use super::*;
-    use crate::schema::{Row, to_columns};
-    use crate::{Format, Store, StoreSettings, query, upkeep};
+    use crate::schema::{COLUMNS, Row, to_columns};
+    use crate::{Format, Store, StoreSettings, query, records, upkeep};
 
     #[test]
     fn an_hour_survives_its_partition_values() {
@@ -320,12 +319,22 @@ mod tests {
     }
 
     fn record(number: u64) -> FlowRecord {
-        FlowRecord { flow_id: number, start: [Timestamp::from_secs(1_763_719_200); 2], ..FlowRecord::default() }
+        let start = [Timestamp::from_secs(1_763_719_200); 2];
+        FlowRecord { flow_id: number, start, ethernet_type: 0x88cc, protocol: LAYER2, ..FlowRecord::default() }
     }
 
-    /// A table with one row, as the version before cloud records made it: neither the table nor its file has their columns.
-    async fn make_old_table(directory: &FilePath) {
-        let is_old = |name: &str| FIELDS.iter().all(|field| field.name != name);
+    /// The columns that the first release had; the second added those of clouds.
+    fn is_of_the_first_release(name: &str) -> bool {
+        [schema::TIME, schema::SENSOR, schema::DATE, schema::HOUR].contains(&name)
+            || COLUMNS.iter().take(46).any(|column| column.name == name)
+    }
+
+    fn is_of_the_second_release(name: &str) -> bool {
+        is_of_the_first_release(name) || FIELDS.iter().any(|field| field.name == name)
+    }
+
+    /// A table with one row, as an earlier version made it: neither the table nor its file has other columns than `is_old` ones.
+    async fn make_old_table(directory: &FilePath, is_old: fn(&str) -> bool) {
         let table = locate(directory).unwrap();
         CreateBuilder::new()
             .with_log_store(table.log_store())
@@ -342,35 +351,75 @@ mod tests {
         let mut table = Table::load(directory, table).await.unwrap();
         let add = table.put(Hour::of(record(1).first()), file, 0, true).await.unwrap();
         table.commit(vec![Action::Add(add)], Vec::new(), append()).await.unwrap();
-        assert_eq!(table.state.schema().fields().len(), 50, "46 elements, time, sensor, date, hour");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_table_of_an_earlier_version_is_read_as_it_is_and_gets_its_columns_from_the_next_writer() {
+        for (is_old, columns) in
+            [(is_of_the_first_release as fn(&str) -> bool, 50), (is_of_the_second_release, 50 + FIELDS.len())]
+        {
+            let home = tempfile::tempdir().unwrap();
+            let directory = home.path().canonicalize().unwrap();
+            make_old_table(&directory, is_old).await;
+            assert_eq!(Table::open(&directory).await.unwrap().state.schema().fields().len(), columns);
+            let settings = StoreSettings { directory: directory.clone(), retention_days: 0, ..StoreSettings::default() };
+            let told = async || {
+                let mut out = Vec::new();
+                let sql = "SELECT f.flowId, f.flowOrigin, r.ruleName, f.encapsulations, f.tcpMissedOctetDeltaCount AS missed, \
+                           f.layer2Protocol FROM flows f JOIN flows_raw r ON unsigned(r.flowId) = f.flowId ORDER BY 1";
+                query(&settings, sql, Format::Csv, &mut out).await.unwrap();
+                String::from_utf8(out).unwrap().split_once('\n').unwrap().1.to_owned()
+            };
+            let restored = async || {
+                let mut found = Vec::new();
+                let span = Timestamp::from_secs(0)..Timestamp::from_secs(1 << 32);
+                let mut take = |_: &str, record: FlowRecord| {
+                    found.push(record);
+                    Ok(())
+                };
+                records(&settings, span, None, &mut take).await.unwrap();
+                found
+            };
+            assert_eq!(told().await, "1,Sensor,,,,LLDP\n");
+            assert_eq!(restored().await, [record(1)]);
+
+            let mut store = Store::open(settings.clone()).await.unwrap();
+            let new = FlowRecord {
+                encapsulations: Encapsulations::NONE.with(Encapsulation::Vlan).with(Encapsulation::Erspan2),
+                tcp_missed_octets: [u64::MAX, 1 << 40],
+                tunnel: ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()],
+                answered: true,
+                ..record(2)
+            };
+            let batch = Batch { sensor: "a".to_owned(), boot: 1, sequence: 1, records: vec![new.clone()], ..Batch::default() };
+            store.push(Arc::new(batch)).await.unwrap();
+            store.commit().await.unwrap();
+            let both = "1,Sensor,,,,LLDP\n2,Sensor,,vlan+erspan2,-1,LLDP\n";
+            assert_eq!(told().await, both);
+            let merged = upkeep(&settings, Timestamp::from_secs(1_763_819_200)).await.unwrap();
+            assert_eq!((merged.merged_files, merged.files), (2, 1));
+            assert_eq!(told().await, both);
+            assert_eq!(restored().await, [record(1), new]);
+            let version = Table::open(&directory).await.unwrap().state.version();
+            drop(store);
+            Store::open(settings.clone()).await.unwrap();
+            assert_eq!(Table::open(&directory).await.unwrap().state.version(), version, "the columns are added once");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_of_somebody_else_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().canonicalize().unwrap();
-        make_old_table(&directory).await;
-        let settings = StoreSettings { directory: directory.clone(), retention_days: 0, ..StoreSettings::default() };
-        let origins = async || {
-            let mut out = Vec::new();
-            let sql = "SELECT f.flowId, f.flowOrigin, r.ruleName FROM flows f JOIN flows_raw r ON unsigned(r.flowId) = f.flowId ORDER BY 1";
-            query(&settings, sql, Format::Csv, &mut out).await.unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(origins().await, "flowId,flowOrigin,ruleName\n1,Sensor,\n");
-
-        let mut store = Store::open(settings.clone()).await.unwrap();
-        let batch = Batch { sensor: "a".to_owned(), boot: 1, sequence: 1, records: vec![record(2)], ..Batch::default() };
-        store.push(Arc::new(batch)).await.unwrap();
-        store.commit().await.unwrap();
-        let both = "flowId,flowOrigin,ruleName\n1,Sensor,\n2,Sensor,\n";
-        assert_eq!(origins().await, both);
-        let merged = upkeep(&settings, Timestamp::from_secs(1_763_819_200)).await.unwrap();
-        assert_eq!((merged.merged_files, merged.files), (2, 1));
-        assert_eq!(origins().await, both);
-        let version = Table::open(&directory).await.unwrap().state.version();
-        drop(store);
-        Store::open(settings.clone()).await.unwrap();
-        assert_eq!(Table::open(&directory).await.unwrap().state.version(), version, "the columns are added once");
+        let strange = |field: &StructField| field.name() != "flowState";
+        CreateBuilder::new()
+            .with_log_store(locate(&directory).unwrap().log_store())
+            .with_columns(schema::table_fields().into_iter().filter(strange))
+            .with_partition_columns([schema::DATE, schema::HOUR])
+            .await
+            .unwrap();
+        let settings = StoreSettings { directory, ..StoreSettings::default() };
+        let refused = Store::open(settings).await.err().unwrap();
+        assert!(matches!(&refused, StoreError::Foreign { column, .. } if column == "flowState"), "{refused}");
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use spanwatch_common::element::{Access, ELEMENTS, Shown};
-use spanwatch_common::flow::{BiflowDirection, FlowEndReason, FlowRecord, FlowState, LAYER2, protocol};
+use spanwatch_common::encapsulation::Encapsulations;
+use spanwatch_common::flow::{BiflowDirection, FlowEndReason, FlowRecord, FlowState, LAYER2, protocol, segment};
 use spanwatch_common::text::csv_header;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::Batch;
@@ -59,6 +60,18 @@ fn tcp(secs: i64) -> FlowRecord {
         ttl_max: [64, 255],
         ip_len_min: [40, 40],
         ip_len_max: [1500, 65535],
+        encapsulations: Encapsulations::from_names("vlan+erspan2+pptp").unwrap(),
+        layer2_segment: segment::id(segment::PPPOE, u32::MAX),
+        mpls_top_label: 0x00ff_ffff,
+        tunnel: ["192.0.2.1".parse().unwrap(), "2001:db8::ffff".parse().unwrap()],
+        erspan_session: 1023,
+        answered: true,
+        tcp_handshake: [u32::MAX, 1],
+        tcp_retransmissions: [2, u32::MAX],
+        tcp_out_of_order: [u32::MAX, 3],
+        tcp_zero_windows: [4, u32::MAX],
+        tcp_missed_octets: [u64::MAX, 5],
+        icmp_error: [0x0301, 0x0b00],
         ..FlowRecord::default()
     }
 }
@@ -99,6 +112,17 @@ fn layer2(secs: i64) -> FlowRecord {
     }
 }
 
+fn arp(secs: i64) -> FlowRecord {
+    FlowRecord {
+        flow_id: 4,
+        ethernet_type: 0x0806,
+        arp: ["192.0.2.7".parse().unwrap(), "192.0.2.1".parse().unwrap()],
+        layer2_instance: u64::MAX,
+        llc_saps: 0,
+        ..layer2(secs)
+    }
+}
+
 fn batch(sensor: &str, boot: u64, sequence: u64, records: Vec<FlowRecord>) -> Arc<Batch> {
     Arc::new(Batch { sensor: sensor.to_owned(), boot, sequence, records, ..Batch::default() })
 }
@@ -133,6 +157,9 @@ fn record(row: &Value) -> FlowRecord {
                 let state = FlowState::ALL.into_iter().find(|state| state.name() == value).unwrap();
                 set(&mut record, state as u64);
             }
+            Access::Word(_, set) if element.shown == Shown::Encapsulations => {
+                set(&mut record, u64::from(Encapsulations::from_names(value.as_str().unwrap()).unwrap().0));
+            }
             Access::Word(_, set) => set(&mut record, value.as_i64().unwrap().cast_unsigned()),
         }
     }
@@ -161,15 +188,23 @@ async fn what_goes_in_comes_out_in_every_column_for_v4_v6_and_layer_2() {
     let home = tempfile::tempdir().unwrap();
     let settings = settings(home.path());
     let mut store = Store::open(settings.clone()).await.unwrap();
-    let records = vec![tcp(TEN + 3600), icmpv6(TEN), layer2(TEN + 1)];
+    let records = vec![tcp(TEN + 3600), icmpv6(TEN), layer2(TEN + 1), arp(TEN + 2)];
     assert_eq!(store.push(batch("plant-1", 5, 1, records.clone())).await.unwrap(), Pushed::New);
-    assert_eq!(store.buffered_rows(), 3);
+    assert_eq!(store.buffered_rows(), 4);
     assert_eq!(store.commit().await.unwrap(), [Mark { sensor: "plant-1".to_owned(), boot: 5, up_to: 1 }]);
     assert_eq!(store.buffered_rows(), 0);
 
     let rows = ask(&settings, "SELECT * FROM flows_raw ORDER BY time").await.unwrap();
     let stored: Vec<FlowRecord> = rows.iter().map(record).collect();
-    assert_eq!(stored, [records[1].clone(), records[2].clone(), records[0].clone()]);
+    let in_order = [records[1].clone(), records[2].clone(), records[3].clone(), records[0].clone()];
+    assert_eq!(stored, in_order);
+    let mut read = Vec::new();
+    let mut take = |_: &str, record: FlowRecord| {
+        read.push(record);
+        Ok(())
+    };
+    spanwatch_store::records(&settings, at(TEN, 0)..at(TEN + 7200, 0), None, &mut take).await.unwrap();
+    assert_eq!(read, in_order);
     assert!(rows.iter().all(|row| row["sensor"] == "plant-1"));
     assert!(settings.directory.join("date=2025-11-21/hour=10").is_dir());
     assert!(settings.directory.join("date=2025-11-21/hour=11").is_dir());
@@ -195,6 +230,32 @@ async fn people_read_addresses_times_and_numbers_without_a_sign() {
     assert_eq!(ask(&settings, sql).await.unwrap()[0]["n"], 1);
     let table = text(&settings, "SELECT sensor, packetDeltaCount FROM flows WHERE protocolIdentifier = 6", Format::Table).await;
     assert_eq!(table, "sensor   packetDeltaCount\n-------  ----------------\nplant-1                 3\n(1 row)\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_without_ip_has_a_name_and_what_was_around_one_is_found_by_its_word() {
+    let home = tempfile::tempdir().unwrap();
+    let settings = settings(home.path());
+    let mut store = Store::open(settings.clone()).await.unwrap();
+    let goose = FlowRecord { ethernet_type: 0x88b8, layer2_instance: 0x3fff, llc_saps: 0, ..layer2(TEN + 2) };
+    let dcp = FlowRecord { ethernet_type: 0x8892, layer2_instance: 0xfefe, llc_saps: 0, ..layer2(TEN + 3) };
+    let cdp = FlowRecord { llc_saps: 0xaaaa, layer2_instance: 0x0c_2000, ..layer2(TEN + 4) };
+    let unknown = FlowRecord { ethernet_type: 0x88b5, llc_saps: 0, ..layer2(TEN + 5) };
+    let records = vec![tcp(TEN), layer2(TEN + 1), goose, dcp, cdp, unknown, arp(TEN + 6)];
+    store.push(batch("plant-1", 5, 1, records)).await.unwrap();
+    store.commit().await.unwrap();
+
+    let sql = "SELECT layer2Protocol, layer2Instance, arpSenderAddress FROM flows ORDER BY time";
+    assert_eq!(
+        text(&settings, sql, Format::Csv).await,
+        "layer2Protocol,layer2Instance,arpSenderAddress\n,,\nSTP,,\nGOOSE,16383,\nPROFINET DCP,65278,\nCDP,794624,\n0x88b5,,\n\
+         ARP,-1,192.0.2.7\n"
+    );
+    let sql = "SELECT flowAnswered, encapsulations, tunnelSourceAddress FROM flows WHERE encapsulations LIKE '%erspan2%'";
+    let found = text(&settings, sql, Format::Csv).await;
+    assert_eq!(found, "flowAnswered,encapsulations,tunnelSourceAddress\n1,vlan+erspan2+pptp,192.0.2.1\n");
+    let scalar = ask(&settings, "SELECT layer2_name(35020, 0, 0) AS a, layer2_name(0, 17218, 0) AS b").await.unwrap();
+    assert_eq!((scalar[0]["a"].as_str(), scalar[0]["b"].as_str()), (Some("LLDP"), Some("LLC 0x4342")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,6 +154,7 @@ impl Firsts {
                 ..Evidence::default()
             },
             score: 1.0,
+            advice: String::new(),
         }
     }
 
@@ -202,6 +203,7 @@ impl Firsts {
                 ..Evidence::default()
             },
             score: score(count as f64, 0.0),
+            advice: String::new(),
         }
     }
 }

@@ -164,6 +164,7 @@ impl Outbound {
                 ..Evidence::default()
             },
             score: score(value, threshold),
+            advice: String::new(),
         }
     }
 }

@@ -116,6 +116,7 @@ impl Ranking {
                 ..Evidence::default()
             },
             score: crate::finding::round2(value),
+            advice: String::new(),
         }
     }
 }

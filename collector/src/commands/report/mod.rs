@@ -5,12 +5,14 @@
 //! * `conversations` — rows as conversations, each counted once however many saw it
 //! * `host`, `volume` — added up as ports, peers, volumes, deviations
 //! * `allow`, `prefixes` — made into rules; `allow_forms` — as network security group, nftables
+//! * `layer2` — conversations without IP, which the others leave out
 //! * `sheet` — written as table, CSV, JSON
 
 mod allow;
 mod allow_forms;
 mod conversations;
 mod host;
+mod layer2;
 mod prefixes;
 mod sheet;
 mod volume;
@@ -29,6 +31,7 @@ use spanwatch_common::time::Timestamp;
 use self::allow::{Rule, Seen};
 use self::conversations::{CONVERSATIONS_MAX, Conversation, Gathering, Tally};
 use self::host::{Peers, Ports};
+use self::layer2::Stations;
 use self::prefixes::Widening;
 use self::volume::{Deviations, Volume};
 use super::period::PeriodArgs;
@@ -75,6 +78,8 @@ pub enum Report {
     /// The volume of each source and service is added up in windows and compared with the mean of all its windows that had records:
     /// deviation = |volume - mean| / mean, as in the exact form of AZ-03. 5 or 7 are worth a look.
     Deviations(DeviationArgs),
+    /// Who speaks to whom without IP: GOOSE, PROFINET, EtherCAT, ARP, spanning tree and the like.
+    Layer2(Layer2Args),
     /// The least set of rules that lets in to a host or subnet what was seen to work, and nothing that was not seen.
     ///
     /// Denied, refused and unanswered contacts (scans) are left out and counted; so is what went one way only, such as syslog, unless
@@ -102,6 +107,20 @@ pub struct VolumeArgs {
     /// What to add up by.
     #[arg(long, value_enum, default_value_t = By::Conversation)]
     pub by: By,
+    /// How many lines.
+    #[arg(long, default_value_t = 50)]
+    pub top: usize,
+    /// Which records.
+    #[command(flatten)]
+    pub period: PeriodArgs,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = SheetFormat::Table)]
+    pub format: SheetFormat,
+}
+
+/// What `layer2` is told.
+#[derive(Clone, Debug, Args)]
+pub struct Layer2Args {
     /// How many lines.
     #[arg(long, default_value_t = 50)]
     pub top: usize,
@@ -212,6 +231,7 @@ async fn report(
             gather.each(&args.period, None, window, all_but_tails, add).await?;
             deviations.sheet(args.top, window).write(args.format, out)?;
         }
+        Report::Layer2(args) => gather.stations(&args.period).await?.sheet(args.top).write(args.format, out)?,
         Report::AllowRules(args) => {
             let mut seen = Seen::new(args.target);
             let within = within("destinationIPAddress", &args.target);
@@ -289,19 +309,11 @@ impl<N: Write> Gather<'_, N> {
     ) -> anyhow::Result<()> {
         let sites = Sites::default();
         let mut gathering = Gathering::new(window);
-        let mut names: HashMap<String, Arc<str>> = HashMap::new();
+        let mut names = Names::default();
         let mut overfull = false;
         let mut close = |window, conversation, tally| overfull |= add(window, &conversation, &tally).is_err();
         let mut take = |sensor: &str, record: FlowRecord| {
-            if names.len() >= NAMES_MAX {
-                names.clear();
-            }
-            if !names.contains_key(sensor) {
-                names.insert(sensor.to_owned(), Arc::from(sensor));
-            }
-            if let Some(observer) = names.get(sensor)
-                && let Some(row) = Row::of(observer, &record, &sites).filter(keep)
-            {
+            if let Some(row) = Row::of(&names.of(sensor), &record, &sites).filter(keep) {
                 gathering.observe(&row, record.last(), &mut close);
             }
             Ok(())
@@ -315,10 +327,40 @@ impl<N: Write> Gather<'_, N> {
                 gathering.cut()
             )?;
         }
-        if overfull {
-            bail!("this is more than a report can hold; ask for less time with --since and --until, or for fewer hosts");
+        if overfull { too_much() } else { Ok(()) }
+    }
+
+    /// The conversations of `period` that have no IP header.
+    async fn stations(self, period: &PeriodArgs) -> anyhow::Result<Stations> {
+        let (mut stations, mut names, mut overfull) = (Stations::default(), Names::default(), false);
+        let mut take = |sensor: &str, record: FlowRecord| {
+            overfull |= stations.add(&names.of(sensor), &record).is_err();
+            Ok(())
+        };
+        store::records(&self.config.store, period.span(self.now)?, Some(layer2::WITHOUT_IP), &mut take).await?;
+        if overfull { too_much() } else { Ok(stations) }
+    }
+}
+
+fn too_much<T>() -> anyhow::Result<T> {
+    bail!("this is more than a report can hold; ask for less time with --since and --until, or for fewer hosts")
+}
+
+/// Names of sensors and interfaces, each held once.
+#[derive(Default)]
+struct Names(HashMap<String, Arc<str>>);
+
+impl Names {
+    fn of(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return Arc::clone(known);
         }
-        Ok(())
+        if self.0.len() >= NAMES_MAX {
+            self.0.clear();
+        }
+        let new: Arc<str> = Arc::from(name);
+        self.0.insert(name.to_owned(), Arc::clone(&new));
+        new
     }
 }
 
@@ -335,7 +377,7 @@ fn within(column: &str, target: &Prefix) -> String {
 mod tests {
     use clap::Parser;
     use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction, Origin};
-    use spanwatch_common::flow::{FlowState, protocol, tcp};
+    use spanwatch_common::flow::{FlowState, LAYER2, protocol, tcp};
     use spanwatch_common::wire::Batch;
 
     use super::*;
@@ -376,7 +418,22 @@ mod tests {
         FlowRecord { state, cloud: Some(Box::new(cloud)), initial_tcp_flags: [0; 2], tcp_flags: [0; 2], ..record }
     }
 
-    /// A web server with two clients, of which Azure saw one at both ends; an administrator seen by a sensor; two scanners.
+    /// A switch that says what it is, every 30 s.
+    fn lldp() -> FlowRecord {
+        FlowRecord {
+            ethernet_type: 0x88cc,
+            source_mac: [2, 0, 0, 0, 0, 1],
+            destination_mac: [1, 0x80, 0xc2, 0, 0, 0x0e],
+            packets: [2, 0],
+            layer2_octets: [120, 0],
+            start: [Timestamp::from_secs(TEN), Timestamp::NONE],
+            end: [Timestamp::from_secs(TEN + 10), Timestamp::NONE],
+            protocol: LAYER2,
+            ..FlowRecord::default()
+        }
+    }
+
+    /// A web server with two clients, of which Azure saw one at both ends; an administrator and a switch seen by a sensor; two scanners.
     async fn made(home: &std::path::Path) -> Config {
         let store = StoreSettings { directory: home.join("flows"), ..StoreSettings::default() };
         let (mut importer, _) = Importer::open(store.clone(), "azure").await.unwrap();
@@ -389,7 +446,7 @@ mod tests {
         importer.push(rows).unwrap();
         importer.commit(b"").await.unwrap();
         let mut sensor = Store::open(store.clone()).await.unwrap();
-        let records = vec![flow("192.0.2.200", 22, [3_000, 2_000]), flow("203.0.113.67", 22, [60, 0])];
+        let records = vec![flow("192.0.2.200", 22, [3_000, 2_000]), flow("203.0.113.67", 22, [60, 0]), lldp()];
         sensor
             .push(Arc::new(Batch { sensor: "plant1".to_owned(), boot: 1, sequence: 1, records, ..Batch::default() }))
             .await
@@ -425,6 +482,14 @@ mod tests {
         let (volume, _) = told(&config, "volume --by service --top 1 --since 1d --format csv").await;
         assert_eq!(volume, "service,octets,share_percent,octets_sent,octets_received,flows\nTCP/443,11000,68.49,1500,9500,2\n");
 
+        let (stations, _) = told(&config, "layer2 --since 1d --format csv").await;
+        assert_eq!(
+            stations,
+            format!(
+                "protocol,instance,source,destination,packets_out,packets_back,octets,first,last,sensor\n\
+                 LLDP,,02:00:00:00:00:01,01:80:c2:00:00:0e,2,0,120,{first_and_last},plant1\n"
+            )
+        );
         let (rules, notes) = told(&config, "allow-rules 198.51.100.7 --since 1d --format csv").await;
         assert_eq!(
             rules,
