@@ -14,7 +14,7 @@ const TRAILER_MIN: usize = 6;
 /// The packet, if it is a plain one.
 #[inline]
 pub(super) fn read(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
-    let Some(h) = frame.bytes.first_chunk::<HEADERS>() else { return None };
+    let h = frame.bytes.first_chunk::<HEADERS>()?;
     // Ethertype 0x0800, version 4 and five words of header.
     if u32::from_be_bytes([h[12], h[13], h[14], 0]) != 0x0800_4500 || frame.link != Link::Ethernet {
         return None;

@@ -44,7 +44,7 @@ impl Walk<'_> {
             0 | 1 | 4 | 6 => return self.unknown(),
             _ => false,
         };
-        self.into_ethernet(Encapsulation::Pseudowire, if control_word { 4 } else { 0 })
+        self.enter_ethernet(Encapsulation::Pseudowire, if control_word { 4 } else { 0 })
     }
 
     /// Whether an IP header begins here whose lengths agree with the room there is. A mirror may have cut the frame, and a file may have
@@ -54,7 +54,7 @@ impl Walk<'_> {
         match self.octets::<6>() {
             Some([first, _, high, low, _, _]) if first >> 4 == 4 => {
                 let (header, total) = (usize::from(first & 0xf) * 4, usize::from(u16::from_be_bytes([high, low])));
-                header >= 20 && total >= header && (total <= room || self.has_ipv4_checksum(header))
+                header >= 20 && total >= 20 && (total <= room || self.has_ipv4_checksum(header))
             }
             Some([first, _, _, _, high, low]) if first >> 4 == 6 => {
                 40 + usize::from(u16::from_be_bytes([high, low])) <= room || self.ethernet_plausibility(self.at) == 0
@@ -128,7 +128,7 @@ impl Walk<'_> {
         }
         match (protocol, sequence) {
             // draft-foschiano-erspan: type I has no header of its own, and no sequence number; type II shares its protocol number.
-            (0x88be, None) => self.into_ethernet(Encapsulation::Erspan1, 0),
+            (0x88be, None) => self.enter_ethernet(Encapsulation::Erspan1, 0),
             (0x88be | 0x22eb, _) => self.erspan(sequence),
             _ => {
                 // RFC 7637 §3.2: NVGRE has a key and neither checksum nor sequence.
@@ -180,7 +180,7 @@ impl Walk<'_> {
             _ => return self.unknown(),
         };
         self.said_by_erspan([a, b], session, sequence);
-        self.into_ethernet(kind, len)
+        self.enter_ethernet(kind, len)
     }
 
     fn said_by_erspan(&mut self, version_and_vlan: [u8; 2], session: u16, sequence: Option<u32>) {
@@ -211,7 +211,7 @@ impl Walk<'_> {
             return self.unknown();
         }
         self.draft.layer2_segment = segment::id(segment::VXLAN, u32::from_be_bytes([0, a, b, c]));
-        self.into_ethernet(Encapsulation::Vxlan, 8)
+        self.enter_ethernet(Encapsulation::Vxlan, 8)
     }
 
     /// VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe §3.1): says what is inside, where the P flag is set.

@@ -7,7 +7,7 @@
 
 use etherparse::{Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
-use spanwatch_common::flow::{Mac, protocol};
+use spanwatch_common::flow::protocol;
 use spanwatch_common::layer2::ethertype;
 use spanwatch_common::net::Address;
 
@@ -199,12 +199,12 @@ impl Walk<'_> {
                 }
                 self.tag(Encapsulation::Hsr, 4)
             }
-            0x8903 => self.into_ethernet(Encapsulation::FabricPath, 2),
+            0x8903 => self.enter_ethernet(Encapsulation::FabricPath, 2),
             0x22f3 => {
                 // RFC 6325 §3.2: five bits of options, in words, lie across the first two octets.
                 let Some([high, low]) = self.octets() else { return self.cut_short() };
                 let words = usize::from((u16::from_be_bytes([high, low]) >> 6) & 0x1f);
-                self.into_ethernet(Encapsulation::Trill, 6 + 4 * words)
+                self.enter_ethernet(Encapsulation::Trill, 6 + 4 * words)
             }
             0x88e7 => self.pbb(),
             0x894f => self.nsh(),
@@ -336,7 +336,7 @@ impl Walk<'_> {
     }
 
     /// A whole Ethernet frame begins `skipped` octets further on.
-    pub(super) fn into_ethernet(&mut self, kind: Encapsulation, skipped: usize) -> Option<Next> {
+    pub(super) fn enter_ethernet(&mut self, kind: Encapsulation, skipped: usize) -> Option<Next> {
         self.take(kind);
         if self.at + skipped > self.end {
             return self.cut_short();
@@ -417,8 +417,8 @@ impl Walk<'_> {
         }
     }
 
-    /// How much speaks for an Ethernet header at `at`: 2 when it names a protocol that is known, 1 when it has the length of what follows,
-    /// 0 when it makes no sense.
+    /// How much speaks for an Ethernet header at `at`: 3 when it names a protocol that is known, 2 when it has the length of what follows,
+    /// 1 when that may be padded, 0 when it makes no sense.
     pub(super) fn ethernet_plausibility(&self, at: usize) -> u8 {
         let Some(header) = self.bytes[..self.end].get(at..).and_then(|rest| rest.first_chunk::<14>()) else { return 0 };
         if header[6] & 1 != 0 {
@@ -426,13 +426,14 @@ impl Walk<'_> {
         }
         let room = self.wire_end.saturating_sub(at + 14);
         match u16::from_be_bytes([header[12], header[13]]) {
-            0x0800 | 0x0806 | 0x86dd | 0x8100 | 0x88a8 | 0x9100 | 0x8035 | 0x9000 | 0x22f0 => 2,
-            0x8847..=0x8848 | 0x8863..=0x8864 | 0x8808..=0x8809 | 0x8892 | 0x88a4 | 0x88ab | 0x88b8..=0x88ba => 2,
-            0x88cc | 0x88cd | 0x88e1 | 0x88e3 | 0x88e5 | 0x88e7 | 0x88f7 | 0x88fb | 0x888e | 0x8902 | 0x892f => 2,
-            // Short frames are padded to 46 octets.
-            length if length < layer2::ETHERTYPE_MIN => {
-                u8::from(usize::from(length) == room || usize::from(length) < room && room <= 46)
-            }
+            0x0800 | 0x0806 | 0x86dd | 0x8100 | 0x88a8 | 0x9100 | 0x8035 | 0x9000 | 0x22f0 => 3,
+            0x8847..=0x8848 | 0x8863..=0x8864 | 0x8808..=0x8809 | 0x8892 | 0x88a4 | 0x88ab | 0x88b8..=0x88ba => 3,
+            0x88cc | 0x88cd | 0x88e1 | 0x88e3 | 0x88e5 | 0x88e7 | 0x88f7 | 0x88fb | 0x888e | 0x8902 | 0x892f => 3,
+            length if length < layer2::ETHERTYPE_MIN => match usize::from(length) {
+                length if length == room => 2,
+                length if length < room && room <= 46 => 1,
+                _ => 0,
+            },
             _ => 0,
         }
     }
