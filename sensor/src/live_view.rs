@@ -125,6 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_view_reads_back_as_it_was_said() {
+        let mut view = LiveView { uptime_millis: 7, mode: "packet".into(), ..LiveView::default() };
+        view.ledger.dropped.ring_full = 3;
+        view.port.health.encapsulations[Encapsulation::Vxlan as usize] = 5;
+        view.encapsulations = LiveView::named(&view.port.health.encapsulations);
+        view.link.trouble = Some("nobody \"there\"".into());
+        view.talkers = vec![Talker { octets_per_sec: 0.5, ..Talker::default() }];
+        let json = serde_json::to_string(&view).expect("JSON");
+        assert!(json.contains("\"encapsulations\":{\"vxlan\":5}"), "{json}");
+        assert_eq!(serde_json::from_str::<LiveView>(&json).expect("a view"), view);
+    }
+
+    #[test]
     fn a_talker_is_named_as_people_name_it() {
         let named = |flow: flow_table::Talker| {
             let Talker { source, destination, protocol, .. } = Talker::from(&flow);

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | IP | the innermost IP header without TTL (hop limit), header checksum, DSCP and ECN; up to 64 octets behind it, within the IP length |
 //! | layer 2 | both MAC addresses, ethertype or SAPs, and everything behind them up to trailing zeros |
-//! | HSR, PRP | the same, the sequence number, and at layer 2 the source's MAC address in place of the end of the frame |
+//! | HSR, PRP | the same and the sequence number, but at layer 2 no more than 64 octets and nothing from the end of the frame |
 //!
 //! Whatever is outside (MAC addresses of an IP packet, tags, tunnels) and behind (padding, FCS, trailers) may differ between copies.
 
