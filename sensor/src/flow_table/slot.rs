@@ -232,7 +232,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
         _ => Timestamp::NONE,
     };
     let end = |way: usize| if shown(way) { hot.last[way] } else { Timestamp::NONE };
-    let initial = |way: usize, of: bool| if of { cold.initial[pick(way)] } else { 0 };
+    let (flags, type_code) = if is_icmp { ([0; 2], cold.initial) } else { (cold.initial, [0; 2]) };
     let (volume, packets) = volume(hot, cold, aside);
     let frame_octets = frame_octets(hot, aside);
     fn pair<T>(of: impl Fn(usize) -> T) -> [T; 2] {
@@ -254,7 +254,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
         source_port: port(FORWARD),
         destination_port: port(REVERSE),
         protocol: key.protocol,
-        icmp_type_code: pair(|way| initial(way, is_icmp)),
+        icmp_type_code: pair(|way| type_code[pick(way)]),
         class_of_service: pair(|way| cold.class_of_service[pick(way)]),
         fragment_flags: pair(|way| fragment_flags(hot.flags[pick(way)])),
         packets: pair(|way| packets[pick(way)]),
@@ -263,7 +263,7 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
         start: pair(|way| start(pick(way))),
         end: pair(|way| end(pick(way))),
         tcp_flags: pair(|way| hot.flags[pick(way)] & TCP_FLAGS),
-        initial_tcp_flags: pair(|way| initial(way, !is_icmp)),
+        initial_tcp_flags: pair(|way| flags[pick(way)]),
         ttl_min: pair(|way| hot.ttl_min[pick(way)]),
         ttl_max: pair(|way| hot.ttl_max[pick(way)]),
         ip_len_min: pair(|way| hot.ip_len_min[pick(way)]),
