@@ -50,6 +50,7 @@ fn frames(flows: u32, packets: usize) -> Vec<[u8; 60]> {
             frame[34 + there..36 + there].copy_from_slice(&port);
             frame[34 + here..36 + here].copy_from_slice(&502_u16.to_be_bytes());
             (frame[46], frame[47]) = (0x50, 0x10);
+            frame[48] = 0x20; // a window that is not closed
             frame
         })
         .collect()

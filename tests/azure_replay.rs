@@ -36,7 +36,10 @@ fn told(mut findings: Vec<Finding>) -> Vec<String> {
     findings.sort_by(Finding::order);
     let line = |finding: &Finding| {
         let Finding { rule, stage, subject, window, first, last, evidence, sentence, advice, score } = finding;
-        format!("{} {} {stage:?} {subject} {window:?} {first} {last} {evidence:?} {sentence} {advice} {score}", rule.id, rule.variant)
+        format!(
+            "{} {} {stage:?} {subject} {window:?} {first} {last} {evidence:?} {sentence} {advice} {score}",
+            rule.id, rule.variant
+        )
     };
     findings.iter().map(line).collect()
 }

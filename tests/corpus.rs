@@ -9,6 +9,8 @@ use spanwatch_common::flow::{FORWARD, FlowRecord, LAYER2, Mac, REVERSE};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::net::Address;
 use spanwatch_sensor::capture::file::File;
+use spanwatch_sensor::dedup::DedupMode;
+use spanwatch_sensor::flow_settings::FlowSettings;
 use spanwatch_sensor::replay::replay;
 use spanwatch_sensor::worker::MeterSettings;
 
@@ -33,7 +35,9 @@ fn meter(path: &Path) -> (Vec<FlowRecord>, Ledger) {
         records.extend_from_slice(new);
         Ok(())
     };
-    let (ledger, damage) = replay(&mut file, &MeterSettings::default(), gather, |_| {}).expect("memory for the table");
+    let settings =
+        MeterSettings { flow: FlowSettings { dedup: DedupMode::Off, ..FlowSettings::default() }, ..MeterSettings::default() };
+    let (ledger, damage) = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");
     assert!(damage.is_none(), "{}: {damage:?}", path.display());
     (records, ledger)
 }

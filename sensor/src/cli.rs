@@ -12,11 +12,13 @@ use spanwatch_common::settings::SettingsError;
 
 use crate::capture::file::File;
 use crate::config::{Config, DEFAULT_PATH};
+use crate::dedup::DedupMode;
 use crate::doctor;
 use crate::replay::{Format, TextWriter, replay};
 use crate::run;
 use crate::top;
 use crate::uplink;
+use crate::worker::MeterSettings;
 
 /// Exit code of a configuration that is wrong (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -80,9 +82,12 @@ enum Command {
         /// Write the account here, as JSON.
         #[arg(long)]
         stats: Option<PathBuf>,
-        /// Settings for the flow table; the defaults otherwise.
+        /// Settings for decoding and the flow table; the defaults otherwise.
         #[arg(long)]
         config: Option<PathBuf>,
+        /// Whether second copies of packets are removed. A file is evidence: off unless said here or in the settings.
+        #[arg(long, value_enum)]
+        dedup: Option<DedupMode>,
     },
 }
 
@@ -97,9 +102,8 @@ pub fn main() -> ExitCode {
         Command::Check { config } => Config::load(&config).map_err(Into::into).map(|_| println!("{}: fine", config.display())),
         Command::Doctor { config } => Config::load(&config).map_err(Into::into).and_then(|config| examine(&config)),
         Command::Top { address, config, once } => watch(address, config.as_deref(), once),
-        Command::Replay { file, format, output, stats, config } => {
-            replay_file(&file, format, output.as_deref(), stats.as_deref(), config.as_deref())
-        }
+        Command::Replay { file, format, output, stats, config, dedup } => meter_settings(config.as_deref(), dedup)
+            .and_then(|settings| replay_file(&file, format, output.as_deref(), stats.as_deref(), &settings)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -147,20 +151,30 @@ fn watch(address: Option<String>, config: Option<&Path>, once: bool) -> anyhow::
     top::watch(&address)
 }
 
+/// What a replay meters by: the settings' file, but duplicates are counted unless somebody says otherwise.
+fn meter_settings(config: Option<&Path>, dedup: Option<DedupMode>) -> anyhow::Result<MeterSettings> {
+    let mut settings = match config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            Config::parse(path, &text)?.meter()
+        }
+        None => {
+            let mut settings = Config::default().meter();
+            settings.flow.dedup = DedupMode::Off;
+            settings
+        }
+    };
+    settings.flow.dedup = dedup.unwrap_or(settings.flow.dedup);
+    Ok(settings)
+}
+
 fn replay_file(
     path: &Path,
     format: Format,
     output: Option<&Path>,
     stats: Option<&Path>,
-    config: Option<&Path>,
+    settings: &MeterSettings,
 ) -> anyhow::Result<()> {
-    let settings = match config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            Config::parse(path, &text)?
-        }
-        None => Config::default(),
-    };
     let mut file = File::open(path)?;
     let sink: Box<dyn Write> = match output {
         Some(path) => Box::new(std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?),
@@ -168,14 +182,14 @@ fn replay_file(
     };
     let mut writer = TextWriter::new(BufWriter::new(sink), format)?;
     let bar = progress_bar(path, output.is_some());
-    let (ledger, damage) = replay(&mut file, &settings.meter(), |records| writer.write(records), |octets| bar.inc(octets))?;
+    let (ledger, damage) = replay(&mut file, settings, |records| writer.write(records), |octets| bar.inc(octets))?;
     writer.finish()?;
     bar.finish_and_clear();
-    if let Some(imbalance) = ledger.imbalance() {
-        anyhow::bail!("the ledger does not balance: {imbalance}; please report this");
-    }
     if let Some(path) = stats {
         run::write_stats(&ledger, path)?;
+    }
+    if let Some(imbalance) = ledger.imbalance() {
+        anyhow::bail!("the ledger does not balance: {imbalance}; please report this");
     }
     match damage {
         Some(damage) => Err(damage.into()),

@@ -115,10 +115,10 @@ impl Worker {
                 && !inner.encapsulations.is_empty()
             {
                 *packet = Packet { frame_octets: packet.frame_octets, ..inner };
-                return;
             }
         }
-        self.odd.tunnel_fragment += u64::from(!fragment.first && is_tunnel(packet.key.protocol));
+        let is_later = packet.fragment.is_some_and(|fragment| !fragment.first);
+        self.odd.tunnel_fragment += u64::from(is_later && is_tunnel(packet.key.protocol));
         if !self.fragments.resolve(packet) {
             self.odd.fragment_without_first += 1;
         }

@@ -36,7 +36,7 @@ impl Walk<'_> {
         let (here, behind_word) = (self.ethernet_plausibility(self.at), self.ethernet_plausibility(self.at + 4));
         let control_word = match first >> 4 {
             4 | 6 if here == 0 || self.is_plausible_ip() => return Some(Next::Ip),
-            0 if behind_word > 0 && behind_word >= here => true,
+            0 if behind_word > 0 && (behind_word > here || self.is_control_word()) => true,
             _ if here > 0 => false,
             // A control word of all zeros is nothing else (RFC 4448 §4.6), and no MAC address of a kind that exists.
             0 if self.octets() == Some([0; 4]) => true,
@@ -45,6 +45,13 @@ impl Walk<'_> {
             _ => false,
         };
         self.enter_ethernet(Encapsulation::Pseudowire, if control_word { 4 } else { 0 })
+    }
+
+    /// Whether the word here may be a control word of an Ethernet pseudowire (RFC 4448 §4.6): no flags, no fragmentation, and a length only
+    /// where the whole is shorter than 64 octets.
+    fn is_control_word(&self) -> bool {
+        let room = self.wire_end.saturating_sub(self.at);
+        matches!(self.octets::<2>(), Some([0, length]) if length == 0 || length < 64 && usize::from(length) == room)
     }
 
     /// Whether an IP header begins here whose lengths agree with the room there is. A mirror may have cut the frame, and a file may have

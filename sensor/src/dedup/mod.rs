@@ -25,7 +25,7 @@ use fingerprint::{Secret, fingerprint};
 use watch::Watch;
 
 /// What is done about second copies of a packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DedupMode {
     /// They count like any packet, and nobody looks for them.
