@@ -74,7 +74,8 @@ fn meter(path: &Path, dedup: DedupMode) -> (Vec<FlowRecord>, Ledger) {
 enum Expect {
     /// The same flows, whether duplicates are removed or not.
     Same,
-    /// The same flows; a copy that the base has already cannot be known any more, since something else in each frame differs.
+    /// The same flows; a copy that the base has already cannot be known for sure any more: something else in each frame differs, or too
+    /// little of it is in one piece.
     SameButForCopies,
     /// Twice the flows, or the same flows when duplicates are removed.
     Doubled,
@@ -92,19 +93,29 @@ enum Expect {
 struct Traits {
     has_tunnels: bool,
     has_fragments: bool,
+    /// What it carries makes no sense, and what sense is made of it depends on the room there is.
+    is_broken: bool,
+    has_random_macs: bool,
 }
 
 fn expectation(variant: &str, capture: &Traits) -> Expect {
     match variant {
+        _ if capture.is_broken => Expect::Balance,
         // Only frames with IPv4 right behind the MAC header are sent a second time by span_dup_routed.
         "span_dup_exact" | "span_dup_tagged" | "span_dup_routed" => Expect::Doubled,
         "hsr_both_directions" | "prp_both" => Expect::DoubledByRedundancy,
-        "hsr_single" | "prp_lanA" | "metamako_trailer" | "ixia_trailer" => Expect::SameButForCopies,
+        "hsr_single" | "prp_lanA" | "metamako_trailer" | "ixia_trailer" | "erspan2_fragmented" => Expect::SameButForCopies,
         "true_retransmit_250ms" => Expect::Twice,
+        // FabricPath's outer addresses are no sender's.
+        "tap_rx_only" if capture.has_tunnels => Expect::Balance,
         "tap_rx_only" => Expect::Part,
+        // Ambiguous by design: MAC addresses that begin like IP. Dice have thrown those of one capture.
+        "mpls_pw_nocw" if capture.has_random_macs => Expect::Balance,
         "bitflip" => Expect::Balance,
         // The inner headers, or those behind IPv6's fragment header, lie behind the cut.
         "slice64" | "slice128" if capture.has_tunnels || capture.has_fragments => Expect::Balance,
+        // What tells two packets apart may lie behind it, too.
+        "slice64" | "slice128" => Expect::SameButForCopies,
         // A later fragment before its first has no ports; nothing waits for it.
         "tap_merge_reordered" if capture.has_fragments => Expect::Balance,
         _ => Expect::Same,
@@ -172,7 +183,9 @@ fn compare(capture: &Path, variants: &Path, compared: &mut usize) -> Vec<String>
     let bare = inner_flows(&records);
     let capture = Traits {
         has_tunnels: records.iter().any(|r| r.encapsulations.iter().any(|kind| kind != Encapsulation::Vlan)),
-        has_fragments: records.iter().any(|r| r.fragment_flags[0] & 0x20 != 0),
+        has_fragments: records.iter().any(|r| r.fragment_flags.iter().any(|flags| flags & 0x20 != 0)),
+        is_broken: name.starts_with("mal_"),
+        has_random_macs: name.starts_with("l2_cisco_fabricpath"),
     };
     let without_duplicates = inner_flows(&meter(&base, DedupMode::On).0);
     let mut wrong = Vec::new();

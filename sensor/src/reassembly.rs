@@ -38,13 +38,12 @@ pub struct Reassembly {
     places: Vec<Place>,
     places_max: usize,
     lost: u64,
-    whole: Vec<u8>,
 }
 
 impl Reassembly {
     /// Room for `places_max` packets at once.
     pub const fn new(places_max: usize) -> Self {
-        Self { places: Vec::new(), places_max, lost: 0, whole: Vec::new() }
+        Self { places: Vec::new(), places_max, lost: 0 }
     }
 
     /// Packets whose parts did not all come, or for which there was no room.
@@ -75,7 +74,7 @@ impl Reassembly {
     }
 
     /// Takes a later part. When it completes a packet, gives that, as an IP packet without a link.
-    pub fn add(&mut self, packet: &Packet, frame: &[u8]) -> Option<&[u8]> {
+    pub fn add(&mut self, packet: &Packet, frame: &[u8]) -> Option<Vec<u8>> {
         if self.places.is_empty() {
             return None;
         }
@@ -91,8 +90,7 @@ impl Reassembly {
         if !place.is_whole() {
             return None;
         }
-        self.whole = self.places.swap_remove(found).into_packet();
-        Some(&self.whole)
+        Some(self.places.swap_remove(found).into_packet())
     }
 
     /// Gives up what has waited too long.
@@ -188,7 +186,7 @@ mod tests {
         let mut reassembly = Reassembly::new(4);
         reassembly.begin(&first, &short);
         let (later, _) = decoded(&rest, Link::Ethernet, at);
-        let whole = reassembly.add(&later, &rest).expect("both parts are there").to_vec();
+        let whole = reassembly.add(&later, &rest).expect("both parts are there");
         let (inner, around) = decoded(&whole, Link::Raw, at);
         assert_eq!((inner.key.protocol, inner.key.b_port, inner.ip_octets), (6, 502, 56));
         assert_eq!(around.tunnel[1].to_string(), "192.0.2.2");

@@ -82,18 +82,12 @@ impl Worker {
                 self.odd.sliced += u64::from(frame.bytes.len() < frame.wire_len as usize);
                 packet.odd.count(&mut self.odd);
                 self.count_health(&packet);
-                if let Some(cause) = self.dedup.removes(frame.bytes, &packet, &self.around) {
-                    *match cause {
-                        Cause::Copy => &mut self.ignored.duplicate_copy,
-                        Cause::Routed => &mut self.ignored.duplicate_routed,
-                        Cause::Redundant => &mut self.ignored.duplicate_redundant,
-                    } += 1;
+                if self.is_removed(frame.bytes, &packet) {
                     return;
                 }
-                if packet.fragment.is_some() {
-                    self.take_fragment(&frame, &mut packet);
+                if packet.fragment.is_none() || self.take_fragment(&frame, &mut packet) {
+                    self.add(packet, &frame);
                 }
-                self.add(packet, &frame);
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
             Err(Undecodable::LinkType) => self.ignored.link_type += 1,
@@ -101,20 +95,36 @@ impl Worker {
         }
     }
 
-    /// Gives a later fragment its ports; where it completes a tunnel's packet, what is inside takes its place.
+    /// Whether the packet is a second copy that does not count; if so, it is accounted for.
+    #[inline]
+    fn is_removed(&mut self, bytes: &[u8], packet: &Packet) -> bool {
+        let Some(cause) = self.dedup.removes(bytes, packet, &self.around) else { return false };
+        *match cause {
+            Cause::Copy => &mut self.ignored.duplicate_copy,
+            Cause::Routed => &mut self.ignored.duplicate_routed,
+            Cause::Redundant => &mut self.ignored.duplicate_redundant,
+        } += 1;
+        true
+    }
+
+    /// Gives a later fragment its ports; where it completes a tunnel's packet, what is inside takes its place. False when that is a second
+    /// copy that does not count.
     #[cold]
-    fn take_fragment(&mut self, frame: &Frame<'_>, packet: &mut Packet) {
-        let Some(fragment) = packet.fragment else { return };
+    fn take_fragment(&mut self, frame: &Frame<'_>, packet: &mut Packet) -> bool {
+        let Some(fragment) = packet.fragment else { return true };
         if fragment.hides_tunnel {
             self.reassembly.begin(packet, frame.bytes);
         } else if !fragment.first
             && let Some(whole) = self.reassembly.add(packet, frame.bytes)
         {
-            let whole = Frame { bytes: whole, wire_len: whole.len() as u32, link: Link::Raw, ..*frame };
+            let whole = Frame { bytes: &whole, wire_len: whole.len() as u32, link: Link::Raw, ..*frame };
             if let Ok(inner) = decode::decode(&whole, &self.rules, &mut self.around)
                 && !inner.encapsulations.is_empty()
             {
                 *packet = Packet { frame_octets: packet.frame_octets, ..inner };
+                if self.is_removed(whole.bytes, packet) {
+                    return false;
+                }
             }
         }
         let is_later = packet.fragment.is_some_and(|fragment| !fragment.first);
@@ -122,6 +132,7 @@ impl Worker {
         if !self.fragments.resolve(packet) {
             self.odd.fragment_without_first += 1;
         }
+        true
     }
 
     /// Completes a packet with what only the worker knows, and puts it into the batch.

@@ -120,7 +120,12 @@ pub(super) fn v6(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &
             break;
         }
         let rest = &frame[payload.at..payload.end];
-        let Some((next, len)) = extension_header(rest, payload.protocol, packet) else { break };
+        let Some((next, len)) = extension_header(rest, payload.protocol, packet) else {
+            if is_extension(payload.protocol) && packet.fragment.is_none_or(|fragment| fragment.first) {
+                packet.odd = Oddity::BadTransportHeader; // the header is cut short
+            }
+            break;
+        };
         payload = payload.after(next, len); // no longer than what was just read from it
     }
     Some((payload, Ends { source: header.source(), destination: header.destination(), kind: Kind::Ipv6 }))
@@ -134,6 +139,11 @@ const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
+
+/// Whether `protocol` is the number of an extension header that is followed.
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | HIP | SHIM6 | AUTHENTICATION | FRAGMENT)
+}
 
 /// The next header's number and this one's length, if `protocol` names an extension header and all of it is there.
 fn extension_header(bytes: &[u8], protocol: u8, packet: &mut Packet) -> Option<(u8, usize)> {

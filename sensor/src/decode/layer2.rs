@@ -9,6 +9,9 @@ use super::{FlowKey, Kind, Packet};
 /// Ethertypes below this are lengths of 802.3 frames (IEEE 802.3 clause 3.2.6).
 pub(super) const ETHERTYPE_MIN: u16 = 0x0600;
 
+/// How many octets of a frame's body are looked at: an ARP packet has the most to say.
+pub(super) const BODY_READ: usize = 28;
+
 /// Where a layer-2 key keeps what is not a MAC address; see [`FlowKey::a`].
 const OUI_AT: usize = 0;
 const ARP_AT: usize = 6;

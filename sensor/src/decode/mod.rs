@@ -52,6 +52,8 @@ pub struct Packet {
     pub vlan_tags: u8,
     /// What kept it from being understood as a whole.
     pub odd: Oddity,
+    /// Whether less of it is there than the wire had: the mirror sliced the frame, or it is the first fragment of a tunnel's packet.
+    pub is_cut: bool,
     /// Of the frame.
     pub source_mac: Mac,
     /// Of the frame.
@@ -255,6 +257,7 @@ impl Packet {
             class_of_service: 0,
             vlan_tags: 0,
             odd: Oddity::None,
+            is_cut: false,
             source_mac: [0; 6],
             destination_mac: [0; 6],
             fragment: None,

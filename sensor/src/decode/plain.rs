@@ -62,6 +62,7 @@ pub(super) fn read(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
     packet.destination_mac = [h[0], h[1], h[2], h[3], h[4], h[5]];
     packet.source_mac = [h[6], h[7], h[8], h[9], h[10], h[11]];
     packet.network_at = 14;
+    packet.is_cut = frame.bytes.len() < frame.wire_len as usize;
     Some(packet)
 }
 

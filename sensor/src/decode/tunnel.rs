@@ -35,13 +35,14 @@ impl Walk<'_> {
         let Some(first) = self.byte(0) else { return self.cut_short() };
         let (here, behind_word) = (self.ethernet_plausibility(self.at), self.ethernet_plausibility(self.at + 4));
         let control_word = match first >> 4 {
-            4 | 6 if here == 0 || self.is_plausible_ip() => return Some(Next::Ip),
-            0 if behind_word > 0 && (behind_word > here || self.is_control_word()) => true,
+            4 | 6 if self.is_plausible_ip() => return Some(Next::Ip),
+            4 | 6 if here < 3 => return self.unknown(),
+            0 if behind_word > here || behind_word > 0 && behind_word == here && self.is_control_word() => true,
             _ if here > 0 => false,
             // A control word of all zeros is nothing else (RFC 4448 §4.6), and no MAC address of a kind that exists.
             0 if self.octets() == Some([0; 4]) => true,
             // 1 is an associated channel (RFC 4385 §5), not traffic.
-            0 | 1 | 4 | 6 => return self.unknown(),
+            0 | 1 => return self.unknown(),
             _ => false,
         };
         self.enter_ethernet(Encapsulation::Pseudowire, if control_word { 4 } else { 0 })
@@ -79,13 +80,14 @@ impl Walk<'_> {
 
     /// PPPoE session stage (RFC 2516 §4): version and type 1, code 0, session, length, PPP.
     pub(super) fn pppoe(&mut self) -> Option<Next> {
-        let Some([version_type, code, a, b, _, _]) = self.octets() else { return self.cut_short() };
+        let Some([version_type, code, a, b, high, low]) = self.octets() else { return self.cut_short() };
         if version_type != 0x11 || code != 0 {
             return self.cut_short();
         }
         self.take(Encapsulation::Pppoe);
         self.draft.layer2_segment = segment::id(segment::PPPOE, u32::from(u16::from_be_bytes([a, b])));
         self.at += 6;
+        self.limit(usize::from(u16::from_be_bytes([high, low])));
         Some(Next::Ppp)
     }
 

@@ -72,6 +72,7 @@ pub(super) struct Walk<'a> {
     around: Around,
     vlans_reached: Vlans,
     stopped: Oddity,
+    is_sliced: bool,
     /// The level of a tunnel whose packet is a first fragment: what the packet is if the inside cannot be read.
     outer_fragment: Option<(Packet, Around, Vlans)>,
 }
@@ -96,6 +97,7 @@ pub(super) fn read(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Res
         around: Around::default(),
         vlans_reached: Vlans::default(),
         stopped: Oddity::None,
+        is_sliced: frame.bytes.len() < frame.wire_len as usize,
         outer_fragment: None,
     };
     let mut next = Some(walk.link(frame.link)?);
@@ -282,7 +284,11 @@ impl Walk<'_> {
         self.reach();
         self.level = Level::Ip;
         ip::transport(self.bytes, payload, &ends, &mut self.packet);
-        self.wire_end = self.at + self.packet.ip_octets as usize;
+        // An IP header may promise more than what is around it has room for: that much was never sent.
+        let ip_end = self.at + self.packet.ip_octets as usize;
+        let missing = ip_end.saturating_sub(self.wire_end.max(self.end));
+        self.packet.payload_octets = self.packet.payload_octets.saturating_sub(missing as u32);
+        self.wire_end = ip_end;
         (self.at, self.end) = (payload.at, payload.end);
         if self.packet.fragment.is_some_and(|fragment| !fragment.first) {
             return None; // the middle of something
@@ -308,8 +314,11 @@ impl Walk<'_> {
             47 => Some(Next::Gre),
             137 => Some(Next::Mpls), // RFC 4023 §3
             protocol::UDP => {
-                let [_, _, high, low, ..] = self.octets::<8>()?;
+                let [_, _, high, low] = self.octets()?;
                 let tunnel = rules.tunnel(u16::from_be_bytes([high, low]))?;
+                if self.at + 8 > self.end {
+                    return self.cut_short();
+                }
                 self.at += 8;
                 Some(Next::Udp(tunnel))
             }
@@ -345,6 +354,12 @@ impl Walk<'_> {
         Some(Next::Ethernet)
     }
 
+    /// What is ahead ends after `octets`, as a header has just said.
+    pub(super) fn limit(&mut self, octets: usize) {
+        self.wire_end = self.wire_end.min(self.at + octets);
+        self.end = self.end.min(self.wire_end).max(self.at);
+    }
+
     /// The octet `offset` further on, if it was captured.
     pub(super) fn byte(&self, offset: usize) -> Option<u8> {
         self.bytes[..self.end].get(self.at + offset).copied()
@@ -369,7 +384,11 @@ impl Walk<'_> {
 
     fn finish(mut self, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
         let is_cut = matches!(self.stopped, Oddity::BadEncapsulation | Oddity::BadIpHeader)
-            || matches!(self.level, Level::Ip) && self.packet.odd == Oddity::BadTransportHeader;
+            || match self.level {
+                Level::Ip => self.packet.odd == Oddity::BadTransportHeader,
+                Level::Ethernet { body_at, .. } => self.end < body_at + layer2::BODY_READ,
+                Level::Nothing => false,
+            };
         if let Some((mut outer, around, vlans)) = self.outer_fragment.filter(|_| is_cut) {
             if let Some(fragment) = &mut outer.fragment {
                 fragment.hides_tunnel = true;
@@ -388,6 +407,7 @@ impl Walk<'_> {
         if self.stopped != Oddity::None {
             self.packet.odd = self.stopped;
         }
+        self.packet.is_cut = self.is_sliced || self.outer_fragment.is_some();
         self.redundancy_trailer();
         self.packet.vlan_tags = self.vlans_reached.count;
         if rules.vlan_in_key {
@@ -421,11 +441,8 @@ impl Walk<'_> {
     /// 1 when that may be padded, 0 when it makes no sense.
     pub(super) fn ethernet_plausibility(&self, at: usize) -> u8 {
         let Some(header) = self.bytes[..self.end].get(at..).and_then(|rest| rest.first_chunk::<14>()) else { return 0 };
-        if header[6] & 1 != 0 {
-            return 0; // groups send nothing
-        }
         let room = self.wire_end.saturating_sub(at + 14);
-        match u16::from_be_bytes([header[12], header[13]]) {
+        let named = match u16::from_be_bytes([header[12], header[13]]) {
             0x0800 | 0x0806 | 0x86dd | 0x8100 | 0x88a8 | 0x9100 | 0x8035 | 0x9000 | 0x22f0 => 3,
             0x8847..=0x8848 | 0x8863..=0x8864 | 0x8808..=0x8809 | 0x8892 | 0x88a4 | 0x88ab | 0x88b8..=0x88ba => 3,
             0x22f3 | 0x8903 | 0x8909 | 0x8926 | 0x893f | 0x894f | 0x88a7 | 0xd28b | 0xf1c1 => 3,
@@ -436,6 +453,8 @@ impl Walk<'_> {
                 _ => 0,
             },
             _ => 0,
-        }
+        };
+        // Groups send nothing, unless somebody made it all up.
+        if header[6] & 1 != 0 { named.min(1) } else { named }
     }
 }

@@ -7,6 +7,10 @@
 //! | HSR, PRP | the same and the sequence number, but at layer 2 no more than 64 octets and nothing from the end of the frame |
 //!
 //! Whatever is outside (MAC addresses of an IP packet, tags, tunnels) and behind (padding, FCS, trailers) may differ between copies.
+//!
+//! A packet of which the mirror cut off too much to be sure has no fingerprint: it counts.
+
+use spanwatch_common::flow::protocol;
 
 use crate::decode::{Kind, Packet, Redundancy};
 
@@ -20,8 +24,12 @@ const TRAILER: usize = 6 + 4;
 /// The secret of the hash.
 pub(super) type Secret = [u64; 2];
 
-/// The fingerprint of the packet in `frame`; never 0. `redundancy` is what HSR or PRP said around it.
-pub(super) fn fingerprint(frame: &[u8], packet: &Packet, redundancy: Option<Redundancy>, secret: &Secret) -> u64 {
+/// The fingerprint of the packet in `frame`; never 0, and none where too little of it is there. `redundancy` is what HSR or PRP said
+/// around it.
+pub(super) fn fingerprint(frame: &[u8], packet: &Packet, redundancy: Option<Redundancy>, secret: &Secret) -> Option<u64> {
+    if packet.is_cut && redundancy.is_none() && !has_checksum(frame, packet) {
+        return None;
+    }
     let network = frame.get(usize::from(packet.network_at)..).unwrap_or_default();
     let hash = match network {
         [first, ..] if packet.key.kind == Kind::Ipv4 as u8 && first >> 4 == 4 => ipv4(network, packet, secret),
@@ -32,7 +40,28 @@ pub(super) fn fingerprint(frame: &[u8], packet: &Packet, redundancy: Option<Redu
         Some(Redundancy { sequence, .. }) => fold(hash ^ secret[0], u64::from(sequence) ^ secret[1]),
         None => hash,
     };
-    hash.max(1)
+    Some(hash.max(1))
+}
+
+/// Whether the part of a cut packet that is there has the checksum of TCP, UDP or ICMP, which covers the rest.
+fn has_checksum(frame: &[u8], packet: &Packet) -> bool {
+    let network = frame.get(usize::from(packet.network_at)..).unwrap_or_default();
+    let (header_len, protocol) = match network {
+        [first, ..] if first >> 4 == 4 => (usize::from(first & 0x0f) * 4, network.get(9).copied().unwrap_or(0)),
+        // Extension headers stand between; what is behind them is not looked for.
+        [first, ..] if first >> 4 == 6 => (40, network.get(6).copied().unwrap_or(0)),
+        _ => return false,
+    };
+    if packet.key.is_layer2() || protocol != packet.key.protocol {
+        return false;
+    }
+    let there = network.get(header_len..).unwrap_or_default();
+    match protocol {
+        protocol::TCP => there.len() >= 20,
+        protocol::UDP => matches!(there, [_, _, _, _, _, _, high, low, ..] if (*high, *low) != (0, 0)),
+        protocol::ICMP | protocol::ICMPV6 => there.len() >= 8,
+        _ => packet.ip_octets as usize <= network.len(),
+    }
 }
 
 fn ipv4(network: &[u8], packet: &Packet, secret: &Secret) -> u64 {

@@ -142,7 +142,8 @@ impl Dedup {
         }
         let is_redundant = packet.encapsulations.has(Encapsulation::Hsr) || packet.encapsulations.has(Encapsulation::Prp);
         let redundancy = if is_redundant { around.redundancy } else { None };
-        let cause = self.find(fingerprint(frame, packet, redundancy, &self.secret), packet, redundancy);
+        let fingerprint = fingerprint(frame, packet, redundancy, &self.secret)?;
+        let cause = self.find(fingerprint, packet, redundancy);
         self.counts.examined += 1;
         if let Some(cause) = cause {
             self.counts.copies[cause as usize] += 1;
