@@ -11,8 +11,11 @@ import subprocess
 import sys
 import tempfile
 
-PACKETS = {"table_scan": 500_000, "wire_encode": 16 * 4096, "wire_decode": 16 * 4096}
-STAGES = ["decode", "table_10k", "table_1m", "table_scan", "line_10k", "line_1m", "wire_encode", "wire_decode"]
+WRAPPED = ["decode_" + name for name in
+           "vlan mpls pppoe gretap erspan2 erspan3 vxlan geneve ipip hsr prp goose".split()]
+PACKETS = {"table_scan": 500_000, "wire_encode": 16 * 4096, "wire_decode": 16 * 4096} | dict.fromkeys(WRAPPED, 1 << 17)
+STAGES = ["decode", *WRAPPED, "table_10k", "table_1m", "table_scan", "line_10k", "line_1m", "line_dedup", "wire_encode",
+          "wire_decode"]
 
 
 def instructions(binary, stage, rounds):
@@ -32,7 +35,7 @@ def main():
     binary, stages = sys.argv[1], sys.argv[2:] or STAGES
     for stage in stages:
         per_round = instructions(binary, stage, 2) - instructions(binary, stage, 1)
-        print(f"{stage:<12} {per_round / PACKETS.get(stage, 1 << 20):8.1f} instructions", flush=True)
+        print(f"{stage:<14} {per_round / PACKETS.get(stage, 1 << 20):8.1f} instructions", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Batch, Message};
 use spanwatch_sensor::capture::Frame;
 use spanwatch_sensor::decode::{Around, Packet, Rules, decode};
+use spanwatch_sensor::dedup::DedupMode;
+use spanwatch_sensor::flow_settings::FlowSettings;
 use spanwatch_sensor::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer};
 use spanwatch_sensor::worker::{MeterSettings, Worker};
 
@@ -35,7 +37,7 @@ struct Bench {
 fn frames(flows: u32, packets: usize) -> Vec<[u8; 60]> {
     let mut state = 1_u64;
     (0..packets)
-        .map(|_| {
+        .map(|number| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let flow = (((state >> 32) * u64::from(flows)) >> 32) as u32;
             let client = (0x0a00_0000 + flow).to_be_bytes();
@@ -43,6 +45,7 @@ fn frames(flows: u32, packets: usize) -> Vec<[u8; 60]> {
             let mut frame = [0; 60];
             frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
             frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
+            frame[18..20].copy_from_slice(&(number as u16).to_be_bytes()); // identification, so that none is another's copy
             let (there, here) = if state & 1 << 20 == 0 { (0, 4) } else { (4, 0) };
             frame[26 + there..30 + there].copy_from_slice(&client);
             frame[26 + here..30 + here].copy_from_slice(&[192, 168, 0, 1]);
@@ -84,6 +87,73 @@ fn bench_decode() -> Box<dyn FnMut() -> usize> {
     })
 }
 
+/// What is around the frame in the rows of the decode bench; the frame inside is the same TCP packet of 60 octets.
+#[derive(Clone, Copy)]
+enum Around60 {
+    Vlan,
+    Mpls,
+    Pppoe,
+    Gre,
+    Erspan2,
+    Erspan3,
+    Vxlan,
+    Geneve,
+    IpInIp,
+    Hsr,
+    Prp,
+    Goose,
+}
+
+impl Around60 {
+    /// Layouts as in `sensor/src/decode/tests/wrapped.rs`, which proves them.
+    fn wrap(self, frame: &[u8; 60]) -> Vec<u8> {
+        let outer = |ethertype: u16, body: Vec<u8>| [&frame[..12], &ethertype.to_be_bytes(), &body].concat();
+        let ip = |protocol: u8, body: &[u8]| {
+            let total = (20 + body.len() as u16).to_be_bytes();
+            let mut header =
+                vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, protocol, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2];
+            header.extend_from_slice(body);
+            outer(0x0800, header)
+        };
+        let udp = |port: u16, body: &[u8]| {
+            let ports = [50_000_u16.to_be_bytes(), port.to_be_bytes(), (8 + body.len() as u16).to_be_bytes(), [0; 2]];
+            ip(17, &[&ports.concat(), body].concat())
+        };
+        let words =
+            |words: &[u32], body: &[u8]| [words.iter().flat_map(|word| word.to_be_bytes()).collect(), body.to_vec()].concat();
+        let tagged = |tag: &[u8]| [&frame[..12], tag, &frame[12..]].concat();
+        match self {
+            Self::Vlan => tagged(&[0x81, 0, 0, 120]),
+            Self::Mpls => outer(0x8847, words(&[1000 << 12 | 0x13f], &frame[14..])),
+            Self::Pppoe => outer(0x8864, words(&[0x1100_1234, 48 << 16 | 0x0021], &frame[14..])),
+            Self::Gre => ip(47, &words(&[0x0000_6558], frame)),
+            Self::Erspan2 => ip(47, &words(&[0x1000_88be, 9, 0x1064_1820, 0x12], frame)),
+            Self::Erspan3 => ip(47, &words(&[0x1000_22eb, 9, 0x2064_0021, 0x1234_5678, 0x8000], frame)),
+            Self::Vxlan => udp(4789, &words(&[0x0800_0000, 7777 << 8], frame)),
+            Self::Geneve => udp(6081, &words(&[0x0200_6558, 99 << 8, 0x0108_0101, 5], frame)),
+            Self::IpInIp => ip(4, &frame[14..]),
+            Self::Hsr => tagged(&[0x89, 0x2f, 0, 52, 0, 7]),
+            Self::Prp => [&frame[..], &[0, 7, 0xa0, 52, 0x88, 0xfb]].concat(),
+            Self::Goose => {
+                [&[1, 0x0c, 0xcd, 1, 0, 1], &frame[6..12], &[0x88, 0xb8, 0, 3, 0, 140, 0, 0, 0, 0], &[0x61; 132]].concat()
+            }
+        }
+    }
+}
+
+fn bench_decode_of(around: Around60) -> Box<dyn FnMut() -> usize> {
+    let frames: Vec<Vec<u8>> = frames(10_000, PACKETS / 8).iter().map(|frame| around.wrap(frame)).collect();
+    let rules = Rules::default();
+    let mut said = Around::default();
+    Box::new(move || {
+        for frame in &frames {
+            let frame = Frame::ethernet(black_box(frame), frame.len() as u32, Timestamp::from_secs(START));
+            let _ = black_box(decode(&frame, &rules, &mut said));
+        }
+        frames.len()
+    })
+}
+
 fn bench_table(flows: u32) -> Box<dyn FnMut() -> usize> {
     let packets = packets(flows);
     let mut table = FlowTable::new(&settings(flows), KeyHasher::fixed(), Observer::default()).expect("memory");
@@ -120,9 +190,10 @@ fn bench_scan() -> Box<dyn FnMut() -> usize> {
 }
 
 /// Everything between the capture and the export queue, expiry included, at 1 million packets per second of packet time.
-fn bench_line(flows: u32) -> Box<dyn FnMut() -> usize> {
+fn bench_line(flows: u32, dedup: DedupMode) -> Box<dyn FnMut() -> usize> {
     let frames = frames(flows, PACKETS);
-    let meter = MeterSettings { flow_table: settings(flows), ..MeterSettings::default() };
+    let flow = FlowSettings { dedup, ..FlowSettings::default() };
+    let meter = MeterSettings { flow, flow_table: settings(flows), ..MeterSettings::default() };
     let mut worker = Worker::new(&meter, KeyHasher::fixed(), Observer::default()).expect("memory");
     let mut nanos = START * 1_000_000_000;
     let mut round = move || {
@@ -176,13 +247,26 @@ fn bench_wire_decode() -> Box<dyn FnMut() -> usize> {
 /// Name, unit, and how to prepare it.
 type Plan = (&'static str, &'static str, fn() -> Box<dyn FnMut() -> usize>);
 
-const PLANS: [Plan; 8] = [
+const PLANS: [Plan; 21] = [
     ("decode", "packet", bench_decode),
+    ("decode_vlan", "packet", || bench_decode_of(Around60::Vlan)),
+    ("decode_mpls", "packet", || bench_decode_of(Around60::Mpls)),
+    ("decode_pppoe", "packet", || bench_decode_of(Around60::Pppoe)),
+    ("decode_gretap", "packet", || bench_decode_of(Around60::Gre)),
+    ("decode_erspan2", "packet", || bench_decode_of(Around60::Erspan2)),
+    ("decode_erspan3", "packet", || bench_decode_of(Around60::Erspan3)),
+    ("decode_vxlan", "packet", || bench_decode_of(Around60::Vxlan)),
+    ("decode_geneve", "packet", || bench_decode_of(Around60::Geneve)),
+    ("decode_ipip", "packet", || bench_decode_of(Around60::IpInIp)),
+    ("decode_hsr", "packet", || bench_decode_of(Around60::Hsr)),
+    ("decode_prp", "packet", || bench_decode_of(Around60::Prp)),
+    ("decode_goose", "packet", || bench_decode_of(Around60::Goose)),
+    ("line_dedup", "packet", || bench_line(10_000, DedupMode::On)),
     ("table_10k", "packet", || bench_table(10_000)),
     ("table_1m", "packet", || bench_table(1_000_000)),
     ("table_scan", "packet", bench_scan),
-    ("line_10k", "packet", || bench_line(10_000)),
-    ("line_1m", "packet", || bench_line(1_000_000)),
+    ("line_10k", "packet", || bench_line(10_000, DedupMode::Auto)),
+    ("line_1m", "packet", || bench_line(1_000_000, DedupMode::Auto)),
     ("wire_encode", "record", bench_encode),
     ("wire_decode", "record", bench_wire_decode),
 ];
@@ -217,6 +301,6 @@ fn main() {
     }
     for (bench, figures) in benches.iter().zip(&mut figures) {
         figures.sort_by(f64::total_cmp);
-        println!("{:<12} median {:7.1} ns/{}   least {:7.1}", bench.name, figures[ROUNDS / 2], bench.unit, figures[0]);
+        println!("{:<14} median {:7.1} ns/{}   least {:7.1}", bench.name, figures[ROUNDS / 2], bench.unit, figures[0]);
     }
 }

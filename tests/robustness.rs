@@ -45,7 +45,17 @@ fn seeds() -> Vec<Vec<u8>> {
     ]
     .iter()
     .map(|text| hex(text))
+    .chain(wrapped())
     .collect()
+}
+
+/// The seeds of the fuzz target: frames in every kind of tunnel.
+fn wrapped() -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/decode");
+    let mut files: Vec<_> = std::fs::read_dir(folder).expect("committed").map(|entry| entry.expect("readable").path()).collect();
+    files.sort();
+    // The first two bytes choose a link and a length.
+    files.iter().map(|file| std::fs::read(file).expect("readable").split_off(2)).collect()
 }
 
 #[test]

@@ -33,13 +33,21 @@ fn conversations(records: &[FlowRecord]) -> Vec<FlowRecord> {
             ingress_interface: 0,
             start: [Timestamp::NONE; 2],
             end: [Timestamp::NONE; 2],
+            // A round trip is time, and reordering is told from retransmission by it.
+            tcp_handshake: [0; 2],
+            tcp_retransmissions: [0; 2],
+            tcp_out_of_order: [0; 2],
+            tcp_missed_octets: [0; 2],
             ..record.clone()
         };
         let Some(flow) = flows.get_mut(&record.flow_id) else {
             flows.insert(record.flow_id, timeless);
             continue;
         };
+        flow.answered |= timeless.answered;
         for way in 0..2 {
+            flow.tcp_zero_windows[way] += timeless.tcp_zero_windows[way];
+            flow.icmp_error[way] = flow.icmp_error[way].max(timeless.icmp_error[way]);
             // What has not been seen on a way yet is zero in an earlier record.
             if flow.packets[way] == 0 {
                 flow.icmp_type_code[way] = timeless.icmp_type_code[way];

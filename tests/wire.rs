@@ -111,6 +111,7 @@ fn encapsulated() -> Vec<FlowRecord> {
         mpls_top_label: 0x00ff_ff1f,
         tunnel: [Address::from_v4([192, 0, 2, 1]), Address::from_v6([0xfd; 16])],
         erspan_session: 1023,
+        erspan_vlan: 4094,
         answered: true,
         tcp_handshake: [310_000, u32::MAX],
         tcp_retransmissions: [1, 2],
@@ -133,6 +134,7 @@ fn encapsulated() -> Vec<FlowRecord> {
 fn ports() -> Vec<PortHealth> {
     let health = Health {
         packets: 1_000_001,
+        octets: 900_000_000,
         group_packets: 2,
         sliced: 3,
         dropped: 4,

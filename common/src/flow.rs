@@ -220,7 +220,8 @@ pub struct FlowRecord {
     /// Whether both ends were heard at any time in the flow's life so far. In UDP: whether it was answered.
     pub answered: bool,
     /// Round trips of the TCP handshake in ns: SYN to SYN+ACK (the server's half of the path, seen from the mirror port), SYN+ACK to
-    /// ACK (the client's half). 0 where it was not seen; in every record after it was. At most 4.29 s.
+    /// ACK (the client's half). 0 where it was not seen; in every record after it was. At most 4.29 s. Through AF_XDP packets have the time
+    /// at which they were fetched, so that a round trip shorter than a burst's handling is not seen either.
     pub tcp_handshake: [u32; 2],
     /// TCP segments each way that were sent before: seen, or missing for longer than reordering takes.
     pub tcp_retransmissions: [u32; 2],

@@ -4,7 +4,11 @@ use spanwatch_common::flow::{FlowEndReason, FlowRecord};
 use spanwatch_common::text;
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::{Frame, Losses};
+use spanwatch_sensor::decode::DecodeSettings;
+use spanwatch_sensor::dedup::DedupMode;
+use spanwatch_sensor::flow_settings::{FlowSettings, KeySettings};
 use spanwatch_sensor::flow_table::{FlowTableSettings, KeyHasher, Observer};
+use spanwatch_sensor::fragments::FragmentSettings;
 use spanwatch_sensor::worker::{MeterSettings, Worker};
 
 /// A line so small that every limit is met.
@@ -18,7 +22,12 @@ pub struct Line {
 impl Line {
     pub fn new() -> Self {
         let flow_table = FlowTableSettings { flows_max: 256, ..FlowTableSettings::default() };
-        let settings = MeterSettings { flow_table, ..MeterSettings::default() };
+        let flow_table = FlowTableSettings { tunnels_max: 4, ..flow_table };
+        let fragments = FragmentSettings { datagrams_max: 16, tunnel_packets_max: 2, ..FragmentSettings::default() };
+        let key = KeySettings { tunnel: true, mac: true, ..KeySettings::default() };
+        let flow = FlowSettings { key, dedup: DedupMode::On, ..FlowSettings::default() };
+        let decode = DecodeSettings { gtp_u: true, teredo: true, ..DecodeSettings::default() };
+        let settings = MeterSettings { flow, decode, flow_table, fragments };
         let worker = Worker::new(&settings, KeyHasher::fixed(), Observer::default()).expect("a little memory");
         Self { worker, frames: 0, now: Timestamp::from_secs(1_000_000), exported: 0 }
     }
@@ -57,5 +66,6 @@ impl Line {
         assert_eq!(ledger.imbalance(), None);
         assert_eq!((ledger.live, ledger.exported), (0, self.exported));
         assert_eq!(ledger.delivered, self.frames);
+        assert_eq!(ledger.metered + ledger.ignored.total(), self.frames);
     }
 }

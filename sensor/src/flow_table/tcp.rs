@@ -142,7 +142,7 @@ fn count_late(cold: &mut Cold, asides: &mut Asides, packet: &Packet, next: u32, 
     }
 }
 
-/// Nanoseconds since the last packet that went `other`; at least one, as none stands for unknown.
+/// Nanoseconds since the last packet that went `other`. None when a capture without a clock of its own gave both the same time: unknown.
 fn round_trip(packet: &Packet, hot: &Hot, other: usize) -> u32 {
-    u32::try_from(packet.at.since(hot.last[other]).as_nanos()).unwrap_or(u32::MAX).max(1)
+    u32::try_from(packet.at.since(hot.last[other]).as_nanos()).unwrap_or(u32::MAX)
 }
