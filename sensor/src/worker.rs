@@ -29,9 +29,6 @@ pub struct MeterSettings {
     pub fragments: FragmentSettings,
 }
 
-/// Longest frame that is believed; a length beyond it is a damaged file's.
-const FRAME_OCTETS_MAX: u32 = 1 << 18;
-
 /// Turns frames into records, and accounts for every one.
 pub struct Worker {
     table: FlowTable,
@@ -41,7 +38,11 @@ pub struct Worker {
     rules: Rules,
     context: KeyContext,
     around: Around,
+    /// Packets that wait for the flow table: the first `waiting` of these.
     batch: Vec<Packet>,
+    waiting: usize,
+    /// Whether a packet can be out of the ordinary by where it comes from alone.
+    wants_context: bool,
     records: Vec<FlowRecord>,
     delivered: u64,
     ignored: Ignored,
@@ -63,7 +64,9 @@ impl Worker {
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             context: KeyContext::new(&settings.flow.key, hasher),
             around: Around::default(),
-            batch: Vec::with_capacity(BATCH),
+            batch: vec![Packet::blank(Timestamp::NONE, 0); BATCH],
+            waiting: 0,
+            wants_context: KeyContext::new(&settings.flow.key, hasher).is_wanted(),
             records: Vec::new(),
             delivered: 0,
             ignored: Ignored::default(),
@@ -76,22 +79,47 @@ impl Worker {
     #[inline]
     pub fn take(&mut self, frame: &Frame<'_>) {
         self.delivered += 1;
-        let frame = Frame { wire_len: frame.wire_len.min(FRAME_OCTETS_MAX), ..*frame };
-        match decode::decode(&frame, &self.rules, &mut self.around) {
+        let is_ordinary = !self.wants_context && frame.interface == 0;
+        if !(is_ordinary && decode::decode_plain(frame, &self.rules, &mut self.batch[self.waiting])) {
+            return self.take_any(frame);
+        }
+        let packet = &self.batch[self.waiting];
+        self.odd.sliced += u64::from(packet.is_cut);
+        self.health.octets += u64::from(packet.frame_octets);
+        self.health.group_packets += u64::from(packet.destination_mac[0] & 1);
+        if !self.dedup.is_looking(packet.at) || !self.is_removed(frame.bytes, &{ *packet }) {
+            self.keep();
+        }
+    }
+
+    /// Takes a frame that is not a plain one.
+    #[inline(never)]
+    fn take_any(&mut self, frame: &Frame<'_>) {
+        match decode::decode(frame, &self.rules, &mut self.around) {
             Ok(mut packet) => {
-                self.odd.sliced += u64::from(frame.bytes.len() < frame.wire_len as usize);
+                self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
                 packet.odd.count(&mut self.odd);
                 self.count_health(&packet);
                 if self.is_removed(frame.bytes, &packet) {
                     return;
                 }
-                if packet.fragment.is_none() || self.take_fragment(&frame, &mut packet) {
-                    self.add(packet, &frame);
+                if packet.fragment.is_none() || self.take_fragment(frame, &mut packet) {
+                    self.batch[self.waiting] = self.completed(packet, frame);
+                    self.keep();
                 }
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
             Err(Undecodable::LinkType) => self.ignored.link_type += 1,
             Err(Undecodable::NotIp) => self.ignored.not_ip += 1,
+        }
+    }
+
+    /// The packet behind those that wait counts.
+    #[inline]
+    fn keep(&mut self) {
+        self.waiting += 1;
+        if self.waiting == BATCH {
+            self.observe();
         }
     }
 
@@ -135,28 +163,23 @@ impl Worker {
         true
     }
 
-    /// Completes a packet with what only the worker knows, and puts it into the batch.
-    #[inline]
-    fn add(&mut self, mut packet: Packet, frame: &Frame<'_>) {
-        packet.interface = frame.interface;
+    /// The packet with what only the worker knows.
+    fn completed(&mut self, packet: Packet, frame: &Frame<'_>) -> Packet {
+        let mut packet = Packet { interface: frame.interface, ..packet };
         if !packet.encapsulations.is_empty() && self.around.names_tunnel() {
             packet.tunnel = self.table.tunnel(&self.around, packet.at);
             self.odd.tunnel_not_named += u64::from(packet.tunnel == 0);
         }
-        if self.context.is_wanted() {
+        if self.wants_context {
             packet.key.context = self.context.of(&packet, &self.around);
         }
         if let Some((key, way)) = decode::quoted(frame.bytes, &packet) {
             self.table.icmp_error(&key, way, packet.icmp_type_code);
         }
-        self.batch.push(packet);
-        if self.batch.len() == BATCH {
-            self.observe();
-        }
+        packet
     }
 
     /// Counts what a mirror is judged by, whether or not the packet is a copy.
-    #[inline]
     fn count_health(&mut self, packet: &Packet) {
         self.health.octets += u64::from(packet.frame_octets);
         if packet.destination_mac[0] & 1 != 0 {
@@ -173,8 +196,8 @@ impl Worker {
     }
 
     fn observe(&mut self) {
-        self.table.observe(&self.batch, &mut self.records);
-        self.batch.clear();
+        self.table.observe(&self.batch[..self.waiting], &mut self.records);
+        self.waiting = 0;
     }
 
     /// Puts the frames taken so far into their flows, and makes the records that are due at `now`.

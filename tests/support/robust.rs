@@ -55,11 +55,18 @@ impl Line {
         }
     }
 
-    /// No packet has vanished, now or after everything is flushed.
-    pub fn finish(mut self) {
+    /// No packet has vanished so far.
+    pub fn check(&mut self) {
         self.worker.settle(self.now);
+        self.check_records();
         let wire = Losses { wire: self.frames, ..Losses::default() };
         assert_eq!(self.worker.audited_ledger(&wire).imbalance(), None);
+    }
+
+    /// No packet has vanished, now or after everything is flushed.
+    pub fn finish(mut self) {
+        self.check();
+        let wire = Losses { wire: self.frames, ..Losses::default() };
         self.worker.flush(FlowEndReason::ForcedEnd);
         self.check_records();
         let ledger = self.worker.audited_ledger(&wire);

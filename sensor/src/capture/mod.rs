@@ -61,7 +61,16 @@ impl<'a> Frame<'a> {
     pub const fn ethernet(bytes: &'a [u8], wire_len: u32, at: Timestamp) -> Self {
         Self { bytes, wire_len, at, link: Link::Ethernet, interface: 0 }
     }
+
+    /// The octets to count for it: its length on the wire, as far as that is to be believed.
+    #[inline]
+    pub fn octets(&self) -> u32 {
+        self.wire_len.min(OCTETS_MAX)
+    }
 }
+
+/// Longest frame that is believed; a length beyond it is a damaged file's.
+const OCTETS_MAX: u32 = 1 << 18;
 
 /// What stands at the beginning of a frame: the link types of the pcap formats that are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -81,6 +81,20 @@ pub(super) struct Endpoint {
 }
 
 impl FlowKey {
+    /// The key of nothing.
+    pub const NONE: Self = Self {
+        a: [0; 16],
+        b: [0; 16],
+        a_port: 0,
+        b_port: 0,
+        vlan: 0,
+        customer_vlan: 0,
+        detail: 0,
+        protocol: 0,
+        kind: 0,
+        context: 0,
+    };
+
     /// Sorts the ends; everything else is zero still.
     #[inline]
     pub(super) fn between(source: Endpoint, destination: Endpoint, kind: Kind, protocol: u8) -> (Self, Way) {

@@ -13,7 +13,6 @@ mod settings;
 mod tunnel;
 mod walk;
 
-use bytemuck::Zeroable as _;
 use spanwatch_common::encapsulation::Encapsulations;
 use spanwatch_common::flow::{Mac, protocol, tcp};
 use spanwatch_common::ledger;
@@ -201,10 +200,15 @@ pub enum Undecodable {
 /// Why the frame cannot be metered at all.
 #[inline]
 pub fn decode(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
-    match plain::read(frame, rules) {
-        Some(packet) => Ok(packet),
-        None => walk::read(frame, rules, around),
-    }
+    let mut packet = Packet::blank(frame.at, 0);
+    if plain::read(frame, rules, &mut packet) { Ok(packet) } else { walk::read(frame, rules, around) }
+}
+
+/// The short way of [`decode`]: reads Ethernet, IPv4, TCP or UDP, with nothing around or out of the ordinary, into `packet`. False, and
+/// nothing written, when the frame is anything else.
+#[inline]
+pub fn decode_plain(frame: &Frame<'_>, rules: &Rules, packet: &mut Packet) -> bool {
+    plain::read(frame, rules, packet)
 }
 
 /// The flow that an ICMP error names, and which of its ends sent the packet that the error quotes. None for every other packet.
@@ -243,10 +247,10 @@ pub fn ip_header(packet: &Packet, out: &mut Vec<u8>) {
 impl Packet {
     /// A packet of which only the frame is known.
     #[inline]
-    fn blank(at: Timestamp, frame_octets: u32) -> Self {
+    pub const fn blank(at: Timestamp, frame_octets: u32) -> Self {
         Self {
             at,
-            key: FlowKey::zeroed(),
+            key: FlowKey::NONE,
             way: Way::FromA,
             speech: Speech::Silent,
             frame_octets,

@@ -115,6 +115,12 @@ impl Dedup {
         }
     }
 
+    /// Whether anybody looks for copies at present.
+    #[inline]
+    pub fn is_looking(&self, at: Timestamp) -> bool {
+        at >= self.wake
+    }
+
     /// Why the packet in `frame` is to be removed; none when it counts. `around` says what was around it.
     #[inline]
     pub fn removes(&mut self, frame: &[u8], packet: &Packet, around: &Around) -> Option<Cause> {
