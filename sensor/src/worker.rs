@@ -1,8 +1,9 @@
 //! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::encapsulation::Encapsulations;
 use spanwatch_common::flow::{FlowEndReason, FlowRecord};
-use spanwatch_common::health::Health;
+use spanwatch_common::health::{EncapsulationCounts, Health};
 use spanwatch_common::layer2::is_process_data;
 use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
@@ -87,6 +88,9 @@ impl Worker {
         self.odd.sliced += u64::from(packet.is_cut);
         self.health.octets += u64::from(packet.frame_octets);
         self.health.group_packets += u64::from(packet.destination_mac[0] & 1);
+        if !packet.encapsulations.is_empty() {
+            count_kinds(packet.encapsulations, &mut self.health.encapsulations);
+        }
         if !self.dedup.is_looking(packet.at) || !self.is_removed(frame.bytes, &{ *packet }) {
             self.keep();
         }
@@ -186,13 +190,7 @@ impl Worker {
             let is_process_data = packet.key.kind == Kind::Layer2 as u8 && is_process_data(packet.key.detail);
             self.health.group_packets += u64::from(!is_process_data);
         }
-        let mut kinds = packet.encapsulations.0;
-        while kinds != 0 {
-            if let Some(count) = self.health.encapsulations.get_mut(kinds.trailing_zeros() as usize) {
-                *count += 1;
-            }
-            kinds &= kinds - 1;
-        }
+        count_kinds(packet.encapsulations, &mut self.health.encapsulations);
     }
 
     fn observe(&mut self) {
@@ -275,6 +273,17 @@ impl Worker {
     /// The same, with the packets in the table added up flow by flow: exact, and as slow as the table is large.
     pub fn audited_ledger(&self, losses: &Losses) -> Ledger {
         Ledger { live: self.table.packets_held(), ..self.ledger(losses) }
+    }
+}
+
+/// Counts each kind in `kinds`.
+fn count_kinds(kinds: Encapsulations, counts: &mut EncapsulationCounts) {
+    let mut bits = kinds.0;
+    while bits != 0 {
+        if let Some(count) = counts.get_mut(bits.trailing_zeros() as usize) {
+            *count += 1;
+        }
+        bits &= bits - 1;
     }
 }
 

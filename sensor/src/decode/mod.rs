@@ -201,11 +201,17 @@ pub enum Undecodable {
 #[inline]
 pub fn decode(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
     let mut packet = Packet::blank(frame.at, 0);
-    if plain::read(frame, rules, &mut packet) { Ok(packet) } else { walk::read(frame, rules, around) }
+    if !plain::read(frame, rules, &mut packet) {
+        return walk::read(frame, rules, around);
+    }
+    if !packet.encapsulations.is_empty() {
+        *around = Around::default(); // a tag says nothing else
+    }
+    Ok(packet)
 }
 
-/// The short way of [`decode`]: reads Ethernet, IPv4, TCP or UDP, with nothing around or out of the ordinary, into `packet`. False, and
-/// nothing written, when the frame is anything else.
+/// The short way of [`decode`]: reads Ethernet with at most one tag, IPv4, TCP or UDP, with nothing else around or out of the ordinary,
+/// into `packet`. False, and nothing written, when the frame is anything else.
 #[inline]
 pub fn decode_plain(frame: &Frame<'_>, rules: &Rules, packet: &mut Packet) -> bool {
     plain::read(frame, rules, packet)
@@ -276,17 +282,16 @@ impl Packet {
         }
     }
 
-    /// Forgets what an outer IP header said: another one begins at `network_at`.
+    /// Forgets what an outer IP header said: another level begins at `network_at`. The key and what is in every IP header follow.
     fn reset_network(&mut self, network_at: usize, odd: Oddity) {
-        *self = Self {
-            vlan_tags: self.vlan_tags,
-            source_mac: self.source_mac,
-            destination_mac: self.destination_mac,
-            encapsulations: self.encapsulations,
-            network_at: network_at as u16,
-            odd,
-            ..Self::blank(self.at, self.frame_octets)
-        };
+        self.network_at = network_at as u16;
+        self.odd = odd;
+        self.speech = Speech::Silent;
+        (self.ip_octets, self.payload_octets) = (0, 0);
+        (self.sequence, self.acknowledgement, self.window) = (0, 0, 0);
+        (self.flags, self.icmp_type_code) = (0, 0);
+        (self.ttl, self.class_of_service) = (0, 0);
+        self.fragment = None;
     }
 
     /// Takes over the TCP flags, and what they say about who opened the connection.
@@ -294,11 +299,13 @@ impl Packet {
     fn tcp_flags(&mut self, offset_and_flags: u16) {
         let flags = offset_and_flags & TCP_FLAGS;
         self.flags |= flags;
-        self.speech = match flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) {
-            tcp::SYN => Speech::Request,
-            both if both == tcp::SYN | tcp::ACK => Speech::Response,
-            _ => Speech::Silent,
-        };
+        if flags & tcp::SYN != 0 {
+            self.speech = match flags & (tcp::ACK | tcp::RST | tcp::FIN) {
+                0 => Speech::Request,
+                tcp::ACK => Speech::Response,
+                _ => Speech::Silent,
+            };
+        }
     }
 
     /// Takes over the numbers of a TCP header that is whole.

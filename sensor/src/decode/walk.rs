@@ -169,14 +169,8 @@ impl Walk<'_> {
         self.at += 14;
         self.vlans = Vlans::default();
         self.reach();
-        let encapsulations = self.packet.encapsulations;
-        self.packet = Packet {
-            source_mac,
-            destination_mac,
-            encapsulations,
-            network_at: self.at as u16,
-            ..Packet::blank(self.packet.at, self.packet.frame_octets)
-        };
+        (self.packet.source_mac, self.packet.destination_mac) = (source_mac, destination_mac);
+        self.packet.reset_network(self.at, Oddity::None);
         self.level = Level::Ethernet { ethernet_type, body_at: self.at };
         Some(Next::Type(ethernet_type))
     }
@@ -382,14 +376,14 @@ impl Walk<'_> {
         None
     }
 
-    fn finish(mut self, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
+    fn finish(&mut self, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
         let is_cut = matches!(self.stopped, Oddity::BadEncapsulation | Oddity::BadIpHeader)
             || match self.level {
                 Level::Ip => self.packet.odd == Oddity::BadTransportHeader,
                 Level::Ethernet { body_at, .. } => self.end < body_at + layer2::BODY_READ,
                 Level::Nothing => false,
             };
-        if let Some((mut outer, around, vlans)) = self.outer_fragment.filter(|_| is_cut) {
+        if is_cut && let Some((mut outer, around, vlans)) = self.outer_fragment {
             if let Some(fragment) = &mut outer.fragment {
                 fragment.hides_tunnel = true;
             }

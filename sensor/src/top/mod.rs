@@ -23,6 +23,7 @@ use ratatui::termion::event::Key;
 use ratatui::termion::input::TermRead as _;
 use ratatui::termion::raw::IntoRawMode as _;
 use ratatui::termion::screen::IntoAlternateScreen as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::live_view::LiveView;
 use history::History;
@@ -86,11 +87,11 @@ fn run(mut view: View, address: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Two threads: one looks at the sensor, one reads the keyboard. Both end with the process.
+/// Three threads: one looks at the sensor, one reads the keyboard, one waits to be told to end. All end with the process.
 fn listen(address: &str) -> anyhow::Result<mpsc::Receiver<Event>> {
     // A person who holds a key down waits for the screen, not the memory for the person.
     let (events, receiver) = mpsc::sync_channel(64);
-    let (keys, address) = (events.clone(), address.to_owned());
+    let (keys, ends, address) = (events.clone(), events.clone(), address.to_owned());
     let looking = move || {
         let mut goes_on = true;
         while goes_on {
@@ -109,7 +110,27 @@ fn listen(address: &str) -> anyhow::Result<mpsc::Receiver<Event>> {
         let _ = keys.send(Event::Gone); // nobody listens any more when the view has ended anyway
     };
     std::thread::Builder::new().name("keys".to_owned()).spawn(reading).context("start a thread")?;
+    let waiting = move || {
+        // Without it the signals end the process at once, and the terminal stays as it is drawn on.
+        if wait_for_end().is_ok() {
+            let _ = ends.send(Event::Gone);
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(waiting).context("start a thread")?;
     Ok(receiver)
+}
+
+/// Returns when somebody ends the process, or the connection that the terminal hangs on.
+fn wait_for_end() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut hang_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+        Ok(())
+    })
 }
 
 /// A panic is told on the screen where the person is, not on the one that vanishes.
