@@ -205,9 +205,10 @@ impl Worker {
         self.table.expire(now, &mut self.records);
     }
 
-    /// Ends every flow.
+    /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason) {
         self.observe();
+        self.dedup.restart();
         self.table.flush(reason, &mut self.records);
     }
 

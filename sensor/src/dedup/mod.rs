@@ -127,6 +127,13 @@ impl Dedup {
         if packet.at < self.wake { None } else { self.look(frame, packet, around) }
     }
 
+    /// Packet time may start anywhere after this: the clock was set.
+    pub fn restart(&mut self) {
+        if self.mode != DedupMode::Off {
+            self.wake = Timestamp::from_nanos(i64::MIN);
+        }
+    }
+
     /// Whether copies are removed at present.
     pub fn is_removing(&self) -> bool {
         match self.mode {
