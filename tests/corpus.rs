@@ -11,7 +11,7 @@ use spanwatch_common::net::Address;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
-use spanwatch_sensor::replay::replay;
+use spanwatch_sensor::replay::{Replayed, replay};
 use spanwatch_sensor::worker::MeterSettings;
 
 /// VLANs, both ends sorted, protocol. An end is an address and a port; ICMP has no ports here.
@@ -37,7 +37,7 @@ fn meter(path: &Path) -> (Vec<FlowRecord>, Ledger) {
     };
     let settings =
         MeterSettings { flow: FlowSettings { dedup: DedupMode::Off, ..FlowSettings::default() }, ..MeterSettings::default() };
-    let (ledger, damage) = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");
+    let Replayed { ledger, damage, .. } = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");
     assert!(damage.is_none(), "{}: {damage:?}", path.display());
     (records, ledger)
 }

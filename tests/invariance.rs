@@ -16,7 +16,7 @@ use spanwatch_common::ledger::Ledger;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
-use spanwatch_sensor::replay::replay;
+use spanwatch_sensor::replay::{Replayed, replay};
 use spanwatch_sensor::worker::MeterSettings;
 
 /// One direction of an inner conversation, without VLAN and encapsulation: ends, protocol, and at layer 2 what it carries.
@@ -62,7 +62,7 @@ fn meter(path: &Path, dedup: DedupMode) -> (Vec<FlowRecord>, Ledger) {
         records.extend_from_slice(new);
         Ok(())
     };
-    let (ledger, damage) = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");
+    let Replayed { ledger, damage, .. } = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");
     assert!(damage.is_none(), "{}: {damage:?}", path.display());
     assert_eq!(ledger.imbalance(), None, "{}", path.display());
     let exported: u64 = records.iter().map(FlowRecord::packets_total).sum();

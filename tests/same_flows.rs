@@ -103,8 +103,8 @@ fn replayed(path: &Path) -> (Vec<FlowRecord>, Ledger) {
         Ok(())
     };
     let mut file = File::open(path).expect("a capture file");
-    let (ledger, _) = replay(&mut file, &MeterSettings::default(), gather, |_| {}).expect("memory for the table");
-    (records, ledger)
+    let replayed = replay(&mut file, &MeterSettings::default(), gather, |_| {}).expect("memory for the table");
+    (records, replayed.ledger)
 }
 
 /// Sends the frames into `gen0` and meters what AF_XDP takes from `mon0`, with the loop of the real sensor.

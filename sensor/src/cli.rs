@@ -14,7 +14,7 @@ use crate::capture::file::File;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::dedup::DedupMode;
 use crate::doctor;
-use crate::replay::{Format, TextWriter, replay};
+use crate::replay::{Format, Replayed, TextWriter, replay};
 use crate::run;
 use crate::top;
 use crate::uplink;
@@ -41,7 +41,7 @@ enum Command {
         /// The settings.
         #[arg(long, default_value = DEFAULT_PATH)]
         config: PathBuf,
-        /// Write the final account here, as JSON.
+        /// Write the final account here, as JSON; `mirror` in it is what the mirror is judged by.
         #[arg(long)]
         stats: Option<PathBuf>,
     },
@@ -79,7 +79,7 @@ enum Command {
         /// Write records here instead of to standard output.
         #[arg(long)]
         output: Option<PathBuf>,
-        /// Write the account here, as JSON.
+        /// Write the account here, as JSON; `mirror` in it is what the mirror is judged by.
         #[arg(long)]
         stats: Option<PathBuf>,
         /// Settings for decoding and the flow table; the defaults otherwise.
@@ -182,11 +182,12 @@ fn replay_file(
     };
     let mut writer = TextWriter::new(BufWriter::new(sink), format)?;
     let bar = progress_bar(path, output.is_some());
-    let (ledger, damage) = replay(&mut file, settings, |records| writer.write(records), |octets| bar.inc(octets))?;
+    let Replayed { ledger, health, damage } =
+        replay(&mut file, settings, |records| writer.write(records), |octets| bar.inc(octets))?;
     writer.finish()?;
     bar.finish_and_clear();
     if let Some(path) = stats {
-        run::write_stats(&ledger, path)?;
+        run::write_stats(&ledger, &health, path)?;
     }
     if let Some(imbalance) = ledger.imbalance() {
         anyhow::bail!("the ledger does not balance: {imbalance}; please report this");

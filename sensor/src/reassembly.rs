@@ -93,6 +93,12 @@ impl Reassembly {
         Some(self.places.swap_remove(found).into_packet())
     }
 
+    /// Gives up everything: nothing more will come, or time begins anew.
+    pub fn give_up(&mut self) {
+        self.lost += self.places.len() as u64;
+        self.places.clear();
+    }
+
     /// Gives up what has waited too long.
     pub fn expire(&mut self, now: Timestamp) {
         if self.places.is_empty() {

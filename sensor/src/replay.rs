@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::text;
 use spanwatch_common::time::Timestamp;
@@ -36,11 +37,19 @@ pub enum ReplayError {
     Memory(io::Error),
 }
 
+/// What a replay came to.
+#[derive(Debug)]
+pub struct Replayed {
+    /// Every packet accounted for. Balances unless we were wrong, also when the file is damaged or of a link type that is not read.
+    pub ledger: Ledger,
+    /// How well the mirror did its work that the file was captured from.
+    pub health: Health,
+    /// Why the replay ended before the file, or what in it was not read.
+    pub damage: Option<CaptureError>,
+}
+
 /// Replays `file` and hands every record to `each`, in the order in which a live sensor would have made them. `progress` is told
 /// how many octets of the file on disk each batch of frames took.
-///
-/// Returns the whole account, which balances unless we were wrong, also when the file is damaged or of a link type that is not read;
-/// the error stands beside it.
 ///
 /// # Errors
 /// The flow table's memory, or whatever `each` returns.
@@ -49,7 +58,7 @@ pub fn replay(
     settings: &MeterSettings,
     mut each: impl FnMut(&[FlowRecord]) -> io::Result<()>,
     mut progress: impl FnMut(u64),
-) -> Result<(Ledger, Option<CaptureError>), ReplayError> {
+) -> Result<Replayed, ReplayError> {
     let observer = Observer { observation_point: 1, ingress_interface: 0 };
     let mut worker = Worker::new(settings, KeyHasher::fixed(), observer).map_err(ReplayError::Memory)?;
     let mut newest = Timestamp::NONE;
@@ -73,7 +82,7 @@ pub fn replay(
     worker.flush(FlowEndReason::ForcedEnd);
     each(worker.records())?;
     let losses = file.losses()?;
-    Ok((worker.audited_ledger(&losses), damage))
+    Ok(Replayed { ledger: worker.audited_ledger(&losses), health: worker.health(&losses), damage })
 }
 
 /// Writes records as text.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, bail};
+use serde::Serialize;
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,7 +19,7 @@ use crate::config::Config;
 use crate::flow_table::{KeyHasher, Observer};
 use crate::live::LiveWorker;
 use crate::metrics::{self, CaptureInfo, Vitals};
-use crate::uplink::{OBSERVATION_POINT, Uplink};
+use crate::uplink::{Farewell, OBSERVATION_POINT, Uplink};
 use crate::worker::Worker;
 
 /// Runs the sensor until SIGINT or SIGTERM, or until the capture fails. Writes the final account to `stats`, if given.
@@ -89,8 +91,8 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
         })
         .collect();
     serving.abort();
-    let ledger = vitals.uplink.finish().ledger;
-    report(&ledger, stats)?;
+    let Farewell { ledger, health } = vitals.uplink.finish();
+    report(&ledger, &health, stats)?;
     match failures.first() {
         Some(failure) => bail!("{failure}"),
         None if metrics_failed => bail!("metrics could not be served on {}", config.metrics.listen),
@@ -99,7 +101,7 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
 }
 
 /// Says how the account came out, and writes it down.
-fn report(ledger: &Ledger, stats: Option<&Path>) -> anyhow::Result<()> {
+fn report(ledger: &Ledger, health: &Health, stats: Option<&Path>) -> anyhow::Result<()> {
     let Ledger { wire, delivered, metered, exported, acknowledged, queued, not_sent, .. } = *ledger;
     let dropped = ledger.dropped.total();
     tracing::info!(
@@ -112,16 +114,23 @@ fn report(ledger: &Ledger, stats: Option<&Path>) -> anyhow::Result<()> {
         tracing::error!("the ledger does not balance: {imbalance}; please report this");
     }
     if let Some(path) = stats {
-        write_stats(ledger, path)?;
+        write_stats(ledger, health, path)?;
     }
     Ok(())
 }
 
-/// Writes the account as one JSON object.
+/// Writes the account as one JSON object, with what the mirror is judged by as its `mirror`.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_stats(ledger: &Ledger, path: &Path) -> anyhow::Result<()> {
-    let json = serde_json::to_string_pretty(ledger).context("write the ledger as JSON")?;
+pub fn write_stats(ledger: &Ledger, health: &Health, path: &Path) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Stats<'a> {
+        #[serde(flatten)]
+        ledger: &'a Ledger,
+        mirror: &'a Health,
+    }
+    let stats = Stats { ledger, mirror: health };
+    let json = serde_json::to_string_pretty(&stats).context("write the ledger as JSON")?;
     std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))
 }

@@ -209,6 +209,7 @@ impl Worker {
     pub fn flush(&mut self, reason: FlowEndReason) {
         self.observe();
         self.dedup.restart();
+        self.reassembly.give_up();
         self.table.flush(reason, &mut self.records);
     }
 

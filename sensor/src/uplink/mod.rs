@@ -22,7 +22,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
-use spanwatch_common::health::PortHealth;
+use spanwatch_common::health::{Health, PortHealth};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Welcome};
@@ -94,6 +94,8 @@ pub struct Link {
 pub struct Farewell {
     /// The final account; what is still `queued` in it is lost.
     pub ledger: Ledger,
+    /// What the mirror is judged by, at the end.
+    pub health: Health,
 }
 
 /// What both threads and the face share.
@@ -205,7 +207,7 @@ impl Uplink {
             let (records, packets) = (ledger.flows.records_queued, ledger.queued);
             tracing::warn!("{records} records ({packets} packets) were not acknowledged in time and are lost");
         }
-        Farewell { ledger }
+        Farewell { ledger, health: self.shared.exporter().health() }
     }
 }
 
