@@ -71,17 +71,19 @@ impl Default for KeySettings {
 pub(crate) struct KeyContext {
     settings: KeySettings,
     hasher: KeyHasher,
+    is_wanted: bool,
 }
 
 impl KeyContext {
     pub(crate) fn new(settings: &KeySettings, hasher: KeyHasher) -> Self {
-        Self { settings: settings.clone(), hasher }
+        let is_wanted = settings.tunnel || settings.interface || settings.mac;
+        Self { settings: settings.clone(), hasher, is_wanted }
     }
 
     /// Whether anything but VLANs is wanted.
     #[inline]
     pub(crate) const fn is_wanted(&self) -> bool {
-        self.settings.tunnel | self.settings.interface | self.settings.mac
+        self.is_wanted
     }
 
     /// The number for a packet; `around` belongs to it when it has encapsulations.

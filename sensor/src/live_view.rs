@@ -4,6 +4,7 @@
 //! [`uptime_millis`](LiveView::uptime_millis). Absent keys read as zero, unknown ones are passed over, so that `top` may be older or newer
 //! than the sensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use spanwatch_common::health::{EncapsulationCounts, PortHealth};
 use spanwatch_common::layer2;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::net::Address;
+use spanwatch_common::text::protocol_name;
 
 use crate::flow_table;
 use crate::uplink::Link;
@@ -98,26 +100,19 @@ fn ip_text(address: Address, port: u16) -> String {
 }
 
 fn layer2_name(ethernet_type: u16) -> String {
-    match ethernet_type {
-        0 => "LLC".to_owned(),
-        _ => layer2::name(ethernet_type, 0, 0).map_or_else(|| format!("{ethernet_type:#06x}"), str::to_owned),
-    }
+    layer2::label(ethernet_type, 0, 0).map_or_else(|| "LLC".to_owned(), Cow::into_owned)
 }
 
 fn ip_name(number: u8) -> String {
     let name = match number {
-        protocol::TCP => "TCP",
-        protocol::UDP => "UDP",
-        protocol::ICMP => "ICMP",
-        protocol::ICMPV6 => "ICMPv6",
-        protocol::SCTP => "SCTP",
-        2 => "IGMP",
-        47 => "GRE",
-        50 => "ESP",
-        89 => "OSPF",
-        _ => return format!("IP {number}"),
+        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 | protocol::SCTP => protocol_name(number),
+        2 => "IGMP".into(),
+        47 => "GRE".into(),
+        50 => "ESP".into(),
+        89 => "OSPF".into(),
+        _ => format!("IP {number}").into(),
     };
-    name.to_owned()
+    name.into_owned()
 }
 
 #[cfg(test)]

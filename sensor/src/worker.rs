@@ -1,9 +1,8 @@
 //! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::encapsulation::Encapsulations;
 use spanwatch_common::flow::{FlowEndReason, FlowRecord};
-use spanwatch_common::health::{EncapsulationCounts, Health};
+use spanwatch_common::health::Health;
 use spanwatch_common::layer2::is_process_data;
 use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
@@ -42,8 +41,6 @@ pub struct Worker {
     /// Packets that wait for the flow table: the first `waiting` of these.
     batch: Vec<Packet>,
     waiting: usize,
-    /// Whether a packet can be out of the ordinary by where it comes from alone.
-    wants_context: bool,
     records: Vec<FlowRecord>,
     delivered: u64,
     ignored: Ignored,
@@ -67,7 +64,6 @@ impl Worker {
             around: Around::default(),
             batch: vec![Packet::blank(Timestamp::NONE, 0); BATCH],
             waiting: 0,
-            wants_context: KeyContext::new(&settings.flow.key, hasher).is_wanted(),
             records: Vec::new(),
             delivered: 0,
             ignored: Ignored::default(),
@@ -80,30 +76,33 @@ impl Worker {
     #[inline]
     pub fn take(&mut self, frame: &Frame<'_>) {
         self.delivered += 1;
-        let is_ordinary = !self.wants_context && frame.interface == 0;
-        if !(is_ordinary && decode::decode_plain(frame, &self.rules, &mut self.batch[self.waiting])) {
+        if !decode::decode_plain(frame, &self.rules, &mut self.batch[self.waiting]) {
             return self.take_any(frame);
         }
         let packet = &self.batch[self.waiting];
         self.odd.sliced += u64::from(packet.is_cut);
-        self.health.octets += u64::from(packet.frame_octets);
-        self.health.group_packets += u64::from(packet.destination_mac[0] & 1);
-        if !packet.encapsulations.is_empty() {
-            count_kinds(packet.encapsulations, &mut self.health.encapsulations);
+        count_health(packet, &mut self.health);
+        if self.dedup.is_looking(packet.at) {
+            let packet = *packet;
+            if self.is_removed(frame.bytes, &packet) {
+                return;
+            }
         }
-        if !self.dedup.is_looking(packet.at) || !self.is_removed(frame.bytes, &{ *packet }) {
-            self.keep();
+        if self.context.is_wanted() || frame.interface != 0 {
+            self.around = Around::default(); // a tag at most
+            self.batch[self.waiting] = self.completed(self.batch[self.waiting], frame);
         }
+        self.keep();
     }
 
     /// Takes a frame that is not a plain one.
     #[inline(never)]
     fn take_any(&mut self, frame: &Frame<'_>) {
-        match decode::decode(frame, &self.rules, &mut self.around) {
+        match decode::decode_any(frame, &self.rules, &mut self.around) {
             Ok(mut packet) => {
                 self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
                 packet.odd.count(&mut self.odd);
-                self.count_health(&packet);
+                count_health(&packet, &mut self.health);
                 if self.is_removed(frame.bytes, &packet) {
                     return;
                 }
@@ -174,23 +173,13 @@ impl Worker {
             packet.tunnel = self.table.tunnel(&self.around, packet.at);
             self.odd.tunnel_not_named += u64::from(packet.tunnel == 0);
         }
-        if self.wants_context {
+        if self.context.is_wanted() {
             packet.key.context = self.context.of(&packet, &self.around);
         }
         if let Some((key, way)) = decode::quoted(frame.bytes, &packet) {
             self.table.icmp_error(&key, way, packet.icmp_type_code);
         }
         packet
-    }
-
-    /// Counts what a mirror is judged by, whether or not the packet is a copy.
-    fn count_health(&mut self, packet: &Packet) {
-        self.health.octets += u64::from(packet.frame_octets);
-        if packet.destination_mac[0] & 1 != 0 {
-            let is_process_data = packet.key.kind == Kind::Layer2 as u8 && is_process_data(packet.key.detail);
-            self.health.group_packets += u64::from(!is_process_data);
-        }
-        count_kinds(packet.encapsulations, &mut self.health.encapsulations);
     }
 
     fn observe(&mut self) {
@@ -278,14 +267,20 @@ impl Worker {
     }
 }
 
-/// Counts each kind in `kinds`.
-fn count_kinds(kinds: Encapsulations, counts: &mut EncapsulationCounts) {
-    let mut bits = kinds.0;
-    while bits != 0 {
-        if let Some(count) = counts.get_mut(bits.trailing_zeros() as usize) {
+/// Counts what a mirror is judged by, whether or not the packet is a copy.
+#[inline]
+fn count_health(packet: &Packet, health: &mut Health) {
+    health.octets += u64::from(packet.frame_octets);
+    if packet.destination_mac[0] & 1 != 0 {
+        let is_process_data = packet.key.kind == Kind::Layer2 as u8 && is_process_data(packet.key.detail);
+        health.group_packets += u64::from(!is_process_data);
+    }
+    let mut kinds = packet.encapsulations.0;
+    while kinds != 0 {
+        if let Some(count) = health.encapsulations.get_mut(kinds.trailing_zeros() as usize) {
             *count += 1;
         }
-        bits &= bits - 1;
+        kinds &= kinds - 1;
     }
 }
 

@@ -23,10 +23,21 @@ pub(super) struct Payload {
     ip_header_octets: u32,
 }
 
+/// Reads the IP header of either version at `frame[at..end]` and completes `packet` with it, all but the transport. None, and nothing
+/// changed, when there is none that makes sense.
+#[inline]
+pub(super) fn read(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
+    match frame[..end].get(at)? >> 4 {
+        4 => v4(frame, at, end, wire_end, packet),
+        6 => v6(frame, at, end, wire_end, packet),
+        _ => None,
+    }
+}
+
 /// Reads the IPv4 header at `frame[at..end]` and completes `packet` with it, all but the transport. None, and nothing changed, when the
 /// header is cut short or contradicts itself (RFC 791 §3.1). `wire_end` is where the frame ends on the wire.
 #[inline]
-pub(super) fn v4(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
+fn v4(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
     let bytes = &frame[at..end];
     let header = Ipv4HeaderSlice::from_slice(bytes).ok()?;
     let header_len = header.slice().len();
@@ -99,7 +110,7 @@ const fn mapped(octets: [u8; 4]) -> [u8; 16] {
 
 /// Reads the IPv6 header at `frame[at..end]` with its extension headers and completes `packet`, all but the transport. None, and nothing
 /// changed, when the fixed header is cut short or of another version (RFC 8200 §3).
-pub(super) fn v6(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
+fn v6(frame: &[u8], at: usize, end: usize, wire_end: usize, packet: &mut Packet) -> Option<(Payload, Ends)> {
     let header = Ipv6HeaderSlice::from_slice(&frame[at..end]).ok()?;
     let protocol = header.next_header().0;
     let (mut ip_octets, mut odd) = (40 + usize::from(header.payload_length()), Oddity::None);
@@ -215,31 +226,20 @@ pub(super) fn transport(frame: &[u8], payload: Payload, ends: &Ends, packet: &mu
 
 /// Where the payload of the packet's innermost IP header begins and ends in `frame`; None at layer 2.
 pub(super) fn payload(frame: &[u8], packet: &Packet) -> Option<(usize, usize)> {
-    let at = usize::from(packet.network_at);
-    let mut copy = *packet;
-    let (payload, _) = match Kind::Ipv4 as u8 == packet.key.kind {
-        true => v4(frame, at, frame.len(), frame.len(), &mut copy),
-        false if packet.key.is_layer2() => None,
-        false => v6(frame, at, frame.len(), frame.len(), &mut copy),
-    }?;
+    if packet.key.is_layer2() {
+        return None;
+    }
+    let (payload, _) = read(frame, usize::from(packet.network_at), frame.len(), frame.len(), &mut { *packet })?;
     (payload.at <= payload.end).then_some((payload.at, payload.end))
 }
 
 /// The key and direction of the packet that an ICMP error quotes: IP header and at least eight octets of what follows (RFC 792,
 /// RFC 4443 §3). `error` is the packet with the error, whose ICMP header stands at the end of its IP header.
 pub(super) fn quoted(frame: &[u8], error: &Packet) -> Option<(FlowKey, Way)> {
-    let at = usize::from(error.network_at);
-    let mut outer = *error;
-    let wire_end = frame.len();
-    let read = |at: usize, packet: &mut Packet| match frame.get(at)? >> 4 {
-        4 => v4(frame, at, frame.len(), wire_end, packet),
-        6 => v6(frame, at, frame.len(), wire_end, packet),
-        _ => None,
-    };
-    let (payload, _) = read(at, &mut outer)?;
+    let (outer, _) = read(frame, usize::from(error.network_at), frame.len(), frame.len(), &mut { *error })?;
     let mut inner = *error;
     // Type, code, checksum, and four octets that are unused or a parameter.
-    let (payload, ends) = read(payload.at + 8, &mut inner)?;
+    let (payload, ends) = read(frame, outer.at + 8, frame.len(), frame.len(), &mut inner)?;
     inner.key.detail = 0;
     transport(frame, payload, &ends, &mut inner);
     let key = FlowKey { vlan: error.key.vlan, customer_vlan: error.key.customer_vlan, context: error.key.context, ..inner.key };

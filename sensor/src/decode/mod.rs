@@ -201,8 +201,8 @@ pub enum Undecodable {
 #[inline]
 pub fn decode(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
     let mut packet = Packet::blank(frame.at, 0);
-    if !plain::read(frame, rules, &mut packet) {
-        return walk::read(frame, rules, around);
+    if !decode_plain(frame, rules, &mut packet) {
+        return decode_any(frame, rules, around);
     }
     if !packet.encapsulations.is_empty() {
         *around = Around::default(); // a tag says nothing else
@@ -211,10 +211,18 @@ pub fn decode(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<P
 }
 
 /// The short way of [`decode`]: reads Ethernet with at most one tag, IPv4, TCP or UDP, with nothing else around or out of the ordinary,
-/// into `packet`. False, and nothing written, when the frame is anything else.
+/// into `packet`. False, and nothing written, when the frame is anything else, which [`decode_any`] reads.
 #[inline]
 pub fn decode_plain(frame: &Frame<'_>, rules: &Rules, packet: &mut Packet) -> bool {
     plain::read(frame, rules, packet)
+}
+
+/// The long way of [`decode`].
+///
+/// # Errors
+/// Why the frame cannot be metered at all.
+pub fn decode_any(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
+    walk::read(frame, rules, around)
 }
 
 /// The flow that an ICMP error names, and which of its ends sent the packet that the error quotes. None for every other packet.

@@ -18,7 +18,7 @@ impl Walk<'_> {
     /// pseudowire without control word belong to a MAC address. So each reading must make sense.
     pub(super) fn mpls(&mut self) -> Option<Next> {
         for _ in 0..LABELS_MAX {
-            let Some(entry) = self.octets().map(u32::from_be_bytes) else { return self.cut_short() };
+            let entry = self.need().map(u32::from_be_bytes)?;
             self.take(Encapsulation::Mpls);
             self.at += 4;
             if self.draft.mpls_top_label == 0 {
@@ -80,7 +80,7 @@ impl Walk<'_> {
 
     /// PPPoE session stage (RFC 2516 §4): version and type 1, code 0, session, length, PPP.
     pub(super) fn pppoe(&mut self) -> Option<Next> {
-        let Some([version_type, code, a, b, high, low]) = self.octets() else { return self.cut_short() };
+        let [version_type, code, a, b, high, low] = self.need()?;
         if version_type != 0x11 || code != 0 {
             return self.cut_short();
         }
@@ -114,7 +114,7 @@ impl Walk<'_> {
         const ROUTING: u16 = 0x4000;
         const KEY: u16 = 0x2000;
         const SEQUENCE: u16 = 0x1000;
-        let Some([a, b, c, d]) = self.octets() else { return self.cut_short() };
+        let [a, b, c, d] = self.need()?;
         let (flags, protocol) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
         match flags & 7 {
             0 if flags & ROUTING == 0 => {}
@@ -156,21 +156,18 @@ impl Walk<'_> {
     fn pptp(&mut self, flags: u16) -> Option<Next> {
         let (has_sequence, has_acknowledgement) = (flags & 0x1000 != 0, flags & 0x0080 != 0);
         self.take(Encapsulation::Pptp);
-        self.at += 8 + 4 * usize::from(has_sequence) + 4 * usize::from(has_acknowledgement);
-        if self.at > self.end {
-            return self.cut_short();
-        }
+        self.skip(8 + 4 * usize::from(has_sequence) + 4 * usize::from(has_acknowledgement))?;
         Some(Next::Ppp)
     }
 
     /// ERSPAN types II and III (draft-foschiano-erspan §4.2, §4.3), told apart by the version.
     fn erspan(&mut self, sequence: Option<u32>) -> Option<Next> {
-        let Some([a, b, c, d, ..]) = self.octets::<8>() else { return self.cut_short() };
+        let [a, b, c, d, ..] = self.need::<8>()?;
         let session = u16::from_be_bytes([c, d]) & 0x03ff;
         let (kind, len) = match a >> 4 {
             1 => (Encapsulation::Erspan2, 8),
             2 => {
-                let Some([.., high, low]) = self.octets::<12>() else { return self.cut_short() };
+                let [.., high, low] = self.need::<12>()?;
                 let word = u16::from_be_bytes([high, low]);
                 let len = if word & 1 != 0 { 20 } else { 12 };
                 // Frame type: Ethernet, or IP without a MAC header; anything else must not be taken for either.
@@ -215,7 +212,7 @@ impl Walk<'_> {
 
     /// VXLAN (RFC 7348 §5): only the I flag counts; group policy and others set bits that the RFC reserves.
     fn vxlan(&mut self) -> Option<Next> {
-        let Some([flags, _, _, _, a, b, c, _]) = self.octets() else { return self.cut_short() };
+        let [flags, _, _, _, a, b, c, _] = self.need()?;
         if flags & 0x08 == 0 {
             return self.unknown();
         }
@@ -225,7 +222,7 @@ impl Walk<'_> {
 
     /// VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe §3.1): says what is inside, where the P flag is set.
     fn vxlan_gpe(&mut self) -> Option<Next> {
-        let Some([flags, _, _, protocol, a, b, c, _]) = self.octets() else { return self.cut_short() };
+        let [flags, _, _, protocol, a, b, c, _] = self.need()?;
         if flags & 0x08 == 0 {
             return self.unknown();
         }
@@ -248,22 +245,19 @@ impl Walk<'_> {
 
     /// GENEVE (RFC 8926 §3.4): options, then whatever the protocol type names.
     fn geneve(&mut self) -> Option<Next> {
-        let Some([version_len, _, high, low, a, b, c, _]) = self.octets() else { return self.cut_short() };
+        let [version_len, _, high, low, a, b, c, _] = self.need()?;
         if version_len >> 6 != 0 {
             return self.unknown();
         }
         self.draft.layer2_segment = segment::id(segment::GENEVE, u32::from_be_bytes([0, a, b, c]));
         self.take(Encapsulation::Geneve);
-        self.at += 8 + 4 * usize::from(version_len & 0x3f);
-        if self.at > self.end {
-            return self.cut_short();
-        }
+        self.skip(8 + 4 * usize::from(version_len & 0x3f))?;
         Some(Next::Type(u16::from_be_bytes([high, low])))
     }
 
     /// GTP-U version 1 (3GPP TS 29.281 §5.1): a G-PDU, with its extension headers.
     fn gtp_u(&mut self) -> Option<Next> {
-        let Some([flags, kind, _, _, teid @ ..]) = self.octets::<8>() else { return self.cut_short() };
+        let [flags, kind, _, _, teid @ ..] = self.need::<8>()?;
         if flags >> 4 != 3 {
             return self.unknown();
         }
@@ -308,27 +302,24 @@ impl Walk<'_> {
     /// Provider backbone bridging (IEEE 802.1Q clause 9.7): I-TAG with the service, the customer's MAC addresses, and what he sends. Only
     /// IP is followed; the rest stays a conversation of the backbone.
     pub(super) fn pbb(&mut self) -> Option<Next> {
-        let Some([_, a, b, c]) = self.octets() else { return self.cut_short() };
+        let [_, a, b, c] = self.need()?;
         self.take(Encapsulation::Pbb);
         self.draft.layer2_segment = segment::id(segment::PBB, u32::from_be_bytes([0, a, b, c]));
         self.at += 4 + 12;
-        let Some(named) = self.octets().map(u16::from_be_bytes) else { return self.cut_short() };
+        let named = self.need().map(u16::from_be_bytes)?;
         self.at += 2;
         matches!(named, 0x0800 | 0x86dd | 0x8100 | 0x88a8).then_some(Next::Type(named))
     }
 
     /// Network service header (RFC 8300 §2.2): length in words in the last six bits of the first two octets.
     pub(super) fn nsh(&mut self) -> Option<Next> {
-        let Some([first, second, _, protocol]) = self.octets() else { return self.cut_short() };
+        let [first, second, _, protocol] = self.need()?;
         let words = usize::from(u16::from_be_bytes([first, second]) & 0x3f);
         if first >> 6 != 0 || words < 2 {
             return self.cut_short();
         }
         self.take(Encapsulation::Nsh);
-        self.at += 4 * words;
-        if self.at > self.end {
-            return self.cut_short();
-        }
+        self.skip(4 * words)?;
         self.named(protocol)
     }
 }

@@ -198,7 +198,7 @@ impl Walk<'_> {
             0x8903 => self.enter_ethernet(Encapsulation::FabricPath, 2),
             0x22f3 => {
                 // RFC 6325 §3.2: five bits of options, in words, lie across the first two octets.
-                let Some([high, low]) = self.octets() else { return self.cut_short() };
+                let [high, low] = self.need()?;
                 let words = usize::from((u16::from_be_bytes([high, low]) >> 6) & 0x1f);
                 self.enter_ethernet(Encapsulation::Trill, 6 + 4 * words)
             }
@@ -265,11 +265,7 @@ impl Walk<'_> {
     }
 
     fn ip(&mut self, rules: &Rules) -> Option<Next> {
-        let read = match self.byte(0).map(|first| first >> 4) {
-            Some(4) => ip::v4(self.bytes, self.at, self.end, self.wire_end, &mut self.packet),
-            Some(6) => ip::v6(self.bytes, self.at, self.end, self.wire_end, &mut self.packet),
-            _ => None,
-        };
+        let read = ip::read(self.bytes, self.at, self.end, self.wire_end, &mut self.packet);
         let Some((payload, ends)) = read else {
             let is_own = matches!(self.level, Level::Ethernet { .. }) && self.pending.is_empty();
             self.stopped = if is_own { Oddity::BadIpHeader } else { Oddity::BadEncapsulation };
@@ -310,10 +306,7 @@ impl Walk<'_> {
             protocol::UDP => {
                 let [_, _, high, low] = self.octets()?;
                 let tunnel = rules.tunnel(u16::from_be_bytes([high, low]))?;
-                if self.at + 8 > self.end {
-                    return self.cut_short();
-                }
-                self.at += 8;
+                self.skip(8)?;
                 Some(Next::Udp(tunnel))
             }
             _ => None,
@@ -341,10 +334,7 @@ impl Walk<'_> {
     /// A whole Ethernet frame begins `skipped` octets further on.
     pub(super) fn enter_ethernet(&mut self, kind: Encapsulation, skipped: usize) -> Option<Next> {
         self.take(kind);
-        if self.at + skipped > self.end {
-            return self.cut_short();
-        }
-        self.at += skipped;
+        self.skip(skipped)?;
         Some(Next::Ethernet)
     }
 
@@ -362,6 +352,25 @@ impl Walk<'_> {
     /// The octets here, if they were captured.
     pub(super) fn octets<const N: usize>(&self) -> Option<[u8; N]> {
         self.bytes[..self.end].get(self.at..)?.first_chunk().copied()
+    }
+
+    /// The octets here; where they were not captured, the walk ends.
+    pub(super) fn need<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let octets = self.octets();
+        if octets.is_none() {
+            self.cut_short();
+        }
+        octets
+    }
+
+    /// Goes on behind `octets` octets; where they were not captured, the walk ends.
+    pub(super) fn skip(&mut self, octets: usize) -> Option<()> {
+        self.at += octets;
+        if self.at > self.end {
+            self.cut_short();
+            return None;
+        }
+        Some(())
     }
 
     /// A header is not all there, or contradicts itself: the level that was reached stands.

@@ -124,7 +124,7 @@ impl Dedup {
     /// Why the packet in `frame` is to be removed; none when it counts. `around` says what was around it.
     #[inline]
     pub fn removes(&mut self, frame: &[u8], packet: &Packet, around: &Around) -> Option<Cause> {
-        if packet.at < self.wake { None } else { self.look(frame, packet, around) }
+        if self.is_looking(packet.at) { self.look(frame, packet, around) } else { None }
     }
 
     /// Packet time may start anywhere after this: the clock was set.
