@@ -13,7 +13,7 @@ use std::time::Instant;
 use spanwatch_common::flow::{FlowEndReason, FlowRecord};
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Batch, Message};
-use spanwatch_sensor::capture::Frame;
+use spanwatch_sensor::capture::{BATCH, Frame};
 use spanwatch_sensor::decode::{Around, Packet, Rules, decode};
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
@@ -200,8 +200,12 @@ fn bench_line(flows: u32, dedup: DedupMode) -> Box<dyn FnMut() -> usize> {
         for poll in frames.chunks(POLL) {
             nanos += 1000 * POLL as i64;
             let now = Timestamp::from_nanos(nanos);
-            for bytes in poll {
-                worker.take(&Frame::ethernet(black_box(bytes), 60, now));
+            for bytes in poll.chunks(BATCH) {
+                let mut batch = [Frame::NONE; BATCH];
+                for (frame, bytes) in batch.iter_mut().zip(bytes) {
+                    *frame = Frame::ethernet(black_box(bytes), 60, now);
+                }
+                worker.take(&batch[..bytes.len()]);
             }
             worker.settle(now);
             worker.records().clear();

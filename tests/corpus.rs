@@ -11,6 +11,7 @@ use spanwatch_common::net::Address;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
+use spanwatch_sensor::flow_table::Records;
 use spanwatch_sensor::replay::{Replayed, replay};
 use spanwatch_sensor::worker::MeterSettings;
 
@@ -31,8 +32,8 @@ fn corpus() -> Option<PathBuf> {
 fn meter(path: &Path) -> (Vec<FlowRecord>, Ledger) {
     let mut file = File::open(path).expect("a capture file");
     let mut records = Vec::new();
-    let gather = |new: &[FlowRecord]| {
-        records.extend_from_slice(new);
+    let gather = |new: &Records| {
+        records.extend(new.iter());
         Ok(())
     };
     let settings =

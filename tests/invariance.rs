@@ -16,6 +16,7 @@ use spanwatch_common::ledger::Ledger;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
+use spanwatch_sensor::flow_table::Records;
 use spanwatch_sensor::replay::{Replayed, replay};
 use spanwatch_sensor::worker::MeterSettings;
 
@@ -58,8 +59,8 @@ fn meter(path: &Path, dedup: DedupMode) -> (Vec<FlowRecord>, Ledger) {
     let settings = MeterSettings { flow: FlowSettings { dedup, ..FlowSettings::default() }, ..MeterSettings::default() };
     let mut file = File::open(path).expect("a capture file");
     let mut records = Vec::new();
-    let gather = |new: &[FlowRecord]| {
-        records.extend_from_slice(new);
+    let gather = |new: &Records| {
+        records.extend(new.iter());
         Ok(())
     };
     let Replayed { ledger, damage, .. } = replay(&mut file, &settings, gather, |_| {}).expect("memory for the table");

@@ -9,7 +9,7 @@ use netns::{counter, in_namespace, mirror_port, run, skip};
 use spanwatch_common::checkup::Verdict;
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::settings::{Mode, Settings};
-use spanwatch_sensor::capture::{Capture, CaptureErrorKind, Drained, InForce, Losses, Opened, Source, open};
+use spanwatch_sensor::capture::{Capture, CaptureErrorKind, Drained, Frame, InForce, Losses, Opened, Source, open};
 use spanwatch_sensor::doctor::checks;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +53,8 @@ fn now() -> Timestamp {
 type Seen = (Vec<u8>, u32);
 
 fn take(source: &mut Source, seen: &mut Vec<Seen>) -> Drained {
-    source.drain(now(), 64, |frame| seen.push((frame.bytes.to_vec(), frame.wire_len))).expect("drain")
+    let add = |frames: &[Frame<'_>]| seen.extend(frames.iter().map(|frame| (frame.bytes.to_vec(), frame.wire_len)));
+    source.drain(now(), 64, add).expect("drain")
 }
 
 /// Takes frames until `expected` are there or patience ends.
@@ -219,7 +220,8 @@ fn libpcap_delivers_every_frame_byte_for_byte_and_never_transmits() {
         let stamps_are_of_now = |at: Timestamp| at >= start && at <= now();
         source.wait(Duration::from_secs(1)).expect("wait");
         source
-            .drain(Timestamp::NONE, 1, |frame| {
+            .drain(Timestamp::NONE, 1, |frames| {
+                let [frame] = frames else { panic!("one was asked for") };
                 assert!(stamps_are_of_now(frame.at), "{} by the kernel's clock", frame.at);
                 seen.push((frame.bytes.to_vec(), frame.wire_len));
             })

@@ -16,7 +16,7 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::capture::settings::{Mode, Settings};
 use spanwatch_sensor::capture::{Capture, Drained, Link, open};
-use spanwatch_sensor::flow_table::{KeyHasher, Observer};
+use spanwatch_sensor::flow_table::{KeyHasher, Observer, Records};
 use spanwatch_sensor::live::LiveWorker;
 use spanwatch_sensor::replay::replay;
 use spanwatch_sensor::worker::{MeterSettings, Worker};
@@ -77,15 +77,17 @@ fn conversations(records: &[FlowRecord]) -> Vec<FlowRecord> {
 /// or too long for the wire, or spread over more than a second, so that timeouts would come between.
 fn sendable(path: &Path) -> Option<Vec<Vec<u8>>> {
     let mut file = File::open(path).ok()?;
-    let (mut frames, mut first, mut last, mut good) = (Vec::new(), None, Timestamp::NONE, true);
+    let (mut sent, mut first, mut last, mut good) = (Vec::new(), None, Timestamp::NONE, true);
     loop {
-        let drained = file.drain(Timestamp::NONE, 64, |frame| {
-            good &= frame.link == Link::Ethernet
-                && frame.bytes.len() == frame.wire_len as usize
-                && (14..=1514).contains(&frame.bytes.len());
-            last = last.max(frame.at);
-            first.get_or_insert(frame.at);
-            frames.push(frame.bytes.to_vec());
+        let drained = file.drain(Timestamp::NONE, 64, |frames| {
+            frames.iter().for_each(|frame| {
+                good &= frame.link == Link::Ethernet
+                    && frame.bytes.len() == frame.wire_len as usize
+                    && (14..=1514).contains(&frame.bytes.len());
+                last = last.max(frame.at);
+                first.get_or_insert(frame.at);
+                sent.push(frame.bytes.to_vec());
+            })
         });
         match drained {
             Ok(Drained::Frames(_)) => {}
@@ -93,13 +95,13 @@ fn sendable(path: &Path) -> Option<Vec<Vec<u8>>> {
             Err(_) => return None,
         }
     }
-    (good && !frames.is_empty() && last.since(first?) < Duration::from_secs(1)).then_some(frames)
+    (good && !sent.is_empty() && last.since(first?) < Duration::from_secs(1)).then_some(sent)
 }
 
 fn replayed(path: &Path) -> (Vec<FlowRecord>, Ledger) {
     let mut records = Vec::new();
-    let gather = |new: &[FlowRecord]| {
-        records.extend_from_slice(new);
+    let gather = |new: &Records| {
+        records.extend(new.iter());
         Ok(())
     };
     let mut file = File::open(path).expect("a capture file");
@@ -112,7 +114,7 @@ fn metered_live(frames: &[Vec<u8>]) -> (Vec<FlowRecord>, Ledger) {
     let settings = Settings { interface: "mon0".into(), mode: Mode::AfXdp, ring_slots: 4096, ..Settings::default() };
     let source = open(&settings).expect("AF_XDP").sources.pop().expect("one queue");
     let before = counter("mon0", "rx_packets");
-    let observer = Observer { observation_point: 1, ingress_interface: 0 };
+    let observer = Observer { observation_point: 1, ..Observer::default() };
     let worker = Worker::new(&MeterSettings::default(), KeyHasher::fixed(), observer).expect("memory for the table");
     let (harvests, harvested) = crossbeam::channel::unbounded();
     let stop = Arc::new(AtomicBool::new(false));
@@ -132,7 +134,7 @@ fn metered_live(frames: &[Vec<u8>]) -> (Vec<FlowRecord>, Ledger) {
     thread.join().expect("no panic").expect("a capture to the end");
     let (mut records, mut ledger) = (Vec::new(), Ledger::default());
     for harvest in harvested {
-        records.extend(harvest.records);
+        records.extend(harvest.records.iter());
         ledger = harvest.ledger;
     }
     (records, ledger)

@@ -110,12 +110,13 @@ fn metered(wire: &Wire) -> Vec<FlowRecord> {
     let mut records = Vec::new();
     let at = |ms: i64| Timestamp::from_nanos((azure::EPOCH * 1_000 + ms) * 1_000_000);
     for (ms, bytes) in &wire.0 {
-        worker.take(&Frame::ethernet(bytes, bytes.len() as u32, at(*ms)));
+        worker.take(&[Frame::ethernet(bytes, bytes.len() as u32, at(*ms))]);
         worker.settle(at(*ms));
-        records.append(worker.records());
+        records.extend(worker.records().iter());
+        worker.records().clear();
     }
     worker.flush(FlowEndReason::ForcedEnd);
-    records.append(worker.records());
+    records.extend(worker.records().iter());
     records
 }
 

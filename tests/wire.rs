@@ -151,6 +151,7 @@ fn ports() -> Vec<PortHealth> {
         erspan_packets: 15,
         erspan_gaps: 14,
         encapsulations: std::array::from_fn(|bit| bit as u64 * 1_000),
+        ..Health::default()
     };
     let quiet = PortHealth { observation_point: 2, interface: "eno3".to_owned(), health: Health::default() };
     vec![PortHealth { observation_point: 1, interface: "eno2".to_owned(), health }, quiet]

@@ -199,7 +199,7 @@ macro_rules! address {
 
 /// Every field, in the order of JSON keys and CSV columns. Addresses have the element of IPv6 on the wire, IPv4 mapped into it;
 /// text names them by their family.
-pub static ELEMENTS: [Element; 69] = [
+pub static ELEMENTS: [Element; 73] = [
     time!(156, "flowStartNanoseconds", start[FORWARD]),
     time!(157, "flowEndNanoseconds", end[FORWARD]),
     Element {
@@ -309,6 +309,18 @@ pub static ELEMENTS: [Element; 69] = [
     half!(OWN_PEN, 4, "tcpMissedOctetDeltaCount", NotZero, tcp_missed_octets[REVERSE]: u64),
     half!(OWN_PEN, 73, "icmpErrorTypeCode", NotZero, icmp_error[FORWARD]: u16),
     half!(OWN_PEN, 73, "icmpErrorTypeCode", NotZero, icmp_error[REVERSE]: u16),
+    Element { reverse: false, ..half!(0, 29, "sourceIPv6PrefixLength", NotZero, prefix_lengths[FORWARD]: u8) },
+    Element { reverse: false, ..half!(0, 30, "destinationIPv6PrefixLength", NotZero, prefix_lengths[REVERSE]: u8) },
+    number!(0, 310, "samplingPopulation", NotZero, sampling_population: u32),
+    Element {
+        name: "flowOneSided",
+        pen: OWN_PEN,
+        id: 75,
+        reverse: false,
+        applies: Applies::NotZero,
+        shown: Shown::Number,
+        access: Access::Word(|r| u64::from(r.one_sided), |r, v| r.one_sided = v != 0),
+    },
 ];
 
 #[cfg(test)]
@@ -329,7 +341,7 @@ mod tests {
             let before: Vec<u128> = ELEMENTS.iter().map(|e| read(e, &record)).collect();
             match element.access {
                 Access::Word(get, set) => {
-                    let value = if element.name == "flowAnswered" { 1 } else { 2 };
+                    let value = if matches!(element.name, "flowAnswered" | "flowOneSided") { 1 } else { 2 };
                     set(&mut record, value);
                     assert_eq!(get(&record), value, "{}", element.name);
                 }

@@ -233,6 +233,15 @@ pub struct FlowRecord {
     pub tcp_missed_octets: [u64; 2],
     /// Type · 256 + code of the last ICMP error that quoted a packet sent each way; 0 when there was none in this slice.
     pub icmp_error: [u16; 2],
+    /// Elements 9 and 13 (29 and 30 for IPv6), sourceIPv4PrefixLength and destinationIPv4PrefixLength: how many leading bits of source and
+    /// destination are meant, in a record that stands for many flows because the table was full (RFC 7015); the other bits are zero, and so
+    /// are ports that differ. 0 in a record of one flow.
+    pub prefix_lengths: [u8; 2],
+    /// Element 310, samplingPopulation: the packets counted are one in so many, chosen at random; 0 when every packet was looked at.
+    pub sampling_population: u32,
+    /// The sensor knew beforehand that it might see one direction only: a receive queue of a card that spreads the two directions over
+    /// queues, or one fibre of a TAP. A direction without packets then says nothing.
+    pub one_sided: bool,
     /// What only a cloud's flow log says; none for what a sensor saw.
     pub cloud: Option<Box<Cloud>>,
 }

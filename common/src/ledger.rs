@@ -128,6 +128,8 @@ pub struct Odd {
     pub tunnel_fragment_lost: u64,
     /// Packets of a tunnel that had no place in the table of tunnels; their flows say nothing of it.
     pub tunnel_not_named: u64,
+    /// Packets that had no place in a full flow table and were metered in the aggregate flow of their prefixes.
+    pub in_aggregate: u64,
     /// Packets more than two seconds older than a packet before them.
     pub late: u64,
 }
@@ -142,7 +144,7 @@ impl Dropped {
 impl Ignored {
     /// Sum over all reasons.
     pub const fn total(&self) -> u64 {
-        self.runt + self.link_type + self.duplicate_copy + self.duplicate_routed + self.duplicate_redundant
+        self.runt + self.link_type + self.not_ip + self.duplicate_copy + self.duplicate_routed + self.duplicate_redundant
     }
 }
 
@@ -219,12 +221,13 @@ impl Ledger {
             &mut odd.tunnel_fragment,
             &mut odd.tunnel_fragment_lost,
             &mut odd.tunnel_not_named,
+            &mut odd.in_aggregate,
             &mut odd.late,
         ]
     }
 }
 
-const COUNTS: usize = 40;
+const COUNTS: usize = 41;
 
 const NAMES: [&str; COUNTS] = [
     "wire",
@@ -266,6 +269,7 @@ const NAMES: [&str; COUNTS] = [
     "odd.tunnel_fragment",
     "odd.tunnel_fragment_lost",
     "odd.tunnel_not_named",
+    "odd.in_aggregate",
     "odd.late",
 ];
 
@@ -297,5 +301,7 @@ mod tests {
             leaves += value.as_object().map_or(1, |inner| inner.len());
         }
         assert_eq!(leaves, COUNTS);
+        let sum = |group: &str| ledger.counts().iter().filter(|(name, _)| name.starts_with(group)).map(|(_, n)| n).sum::<u64>();
+        assert_eq!((sum("dropped."), sum("ignored.")), (ledger.dropped.total(), ledger.ignored.total()));
     }
 }

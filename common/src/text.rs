@@ -19,6 +19,8 @@ use crate::net::Address;
 fn key(element: &Element, v6: bool) -> Cow<'static, str> {
     let name = match (element.name, v6) {
         ("sourceIPv6Address", false) => "sourceIPv4Address",
+        ("sourceIPv6PrefixLength", false) => "sourceIPv4PrefixLength",
+        ("destinationIPv6PrefixLength", false) => "destinationIPv4PrefixLength",
         ("destinationIPv6Address", false) => "destinationIPv4Address",
         ("icmpTypeCode", false) => "icmpTypeCodeIPv4",
         ("icmpTypeCode", true) => "icmpTypeCodeIPv6",

@@ -21,7 +21,7 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::batch::ROWS_MAX;
 use spanwatch_common::wire::{self, Batch, Message};
 
-use crate::flow_table::{TALKERS_MAX, Talker};
+use crate::flow_table::{Records, TALKERS_MAX, Talker};
 
 /// How records become batches, and how many of them wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ pub struct Harvest {
     /// Its flows with most octets, most first; empty while nobody watches.
     pub talkers: Vec<Talker>,
     /// Finished records.
-    pub records: Vec<FlowRecord>,
+    pub records: Records,
 }
 
 /// What a worker said last, beside its records.
@@ -116,18 +116,19 @@ impl Exporter {
         }
     }
 
-    /// Takes over what a worker finished.
-    pub fn take(&mut self, now: Timestamp, harvest: Harvest) {
+    /// Takes over what a worker finished; gives its buffer back, empty.
+    pub fn take(&mut self, now: Timestamp, harvest: Harvest) -> Records {
         if self.workers.len() <= harvest.worker {
             self.workers.resize(harvest.worker + 1, Account::default());
         }
         self.workers[harvest.worker] = Account { ledger: harvest.ledger, health: harvest.health, talkers: harvest.talkers };
         if self.waiting.is_empty() {
             self.waiting_since = now;
-            self.waiting = harvest.records;
-        } else {
-            self.waiting.extend(harvest.records);
         }
+        let mut records = harvest.records;
+        self.waiting.extend(records.iter());
+        records.clear();
+        records
     }
 
     /// The next batch, if one is due: enough records wait, or the oldest has waited long enough. Its number is the next free

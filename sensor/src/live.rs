@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
-use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 
@@ -100,12 +100,14 @@ impl<C: Capture> LiveWorker<C> {
                 (harvested, asked) = (Timestamp::NONE, Timestamp::NONE);
             }
             let worker = &mut self.worker;
-            let drained = self.capture.drain(tick.at, FRAMES_MAX, |frame| {
+            let drained = self.capture.drain(tick.at, FRAMES_MAX, |frames| {
                 // Stamped by the kernel before the clock was set back: left as it is, it would hold up every timeout until then.
-                if frame.at.since(tick.at) > AHEAD_MAX {
-                    worker.take(&Frame { at: tick.at, ..*frame });
+                if frames.iter().any(|frame| frame.at.since(tick.at) > AHEAD_MAX) {
+                    for frame in frames {
+                        worker.take(&[Frame { at: frame.at.min(tick.at), ..*frame }]);
+                    }
                 } else {
-                    worker.take(frame);
+                    worker.take(frames);
                 }
             })?;
             self.worker.settle(tick.at);
@@ -156,10 +158,9 @@ impl<C: Capture> LiveWorker<C> {
             self.harvests.try_send(Harvest { worker: self.number, ledger, health, talkers, records })
         {
             let mut records = harvest.records;
-            for record in records.drain(HELD_MAX.min(records.len())..) {
-                self.thrown_away.0 += 1;
-                self.thrown_away.1 += FlowRecord::packets_total(&record);
-            }
+            let (gone, packets) = records.truncate(HELD_MAX);
+            self.thrown_away.0 += gone;
+            self.thrown_away.1 += packets;
             *self.worker.records() = records;
         }
     }

@@ -3,15 +3,15 @@
 
 use std::io::{self, Write};
 
-use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::text;
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::file::File;
-use crate::capture::{Capture, CaptureError, Drained};
-use crate::flow_table::{BATCH, KeyHasher, Observer};
+use crate::capture::{BATCH, Capture, CaptureError, Drained};
+use crate::flow_table::{KeyHasher, Observer, Records};
 use crate::worker::{MeterSettings, Worker};
 
 /// How records are written.
@@ -56,18 +56,18 @@ pub struct Replayed {
 pub fn replay(
     file: &mut File,
     settings: &MeterSettings,
-    mut each: impl FnMut(&[FlowRecord]) -> io::Result<()>,
+    mut each: impl FnMut(&Records) -> io::Result<()>,
     mut progress: impl FnMut(u64),
 ) -> Result<Replayed, ReplayError> {
-    let observer = Observer { observation_point: 1, ingress_interface: 0 };
+    let observer = Observer { observation_point: 1, ..Observer::default() };
     let mut worker = Worker::new(settings, KeyHasher::fixed(), observer).map_err(ReplayError::Memory)?;
     let mut newest = Timestamp::NONE;
     let mut damage = None;
     loop {
         let before = file.octets_read();
-        let drained = file.drain(Timestamp::NONE, BATCH, |frame| {
-            newest = newest.max(frame.at);
-            worker.take(frame);
+        let drained = file.drain(Timestamp::NONE, BATCH, |frames| {
+            newest = frames.iter().fold(newest, |newest, frame| newest.max(frame.at));
+            worker.take(frames);
         });
         worker.settle(newest);
         each(worker.records())?;
@@ -108,12 +108,12 @@ impl<W: Write> TextWriter<W> {
     ///
     /// # Errors
     /// The output refuses them.
-    pub fn write(&mut self, records: &[FlowRecord]) -> io::Result<()> {
+    pub fn write(&mut self, records: &Records) -> io::Result<()> {
         self.buffer.clear();
-        for record in records {
+        for record in records.iter() {
             match self.format {
-                Format::Jsonl => text::write_json(record, &mut self.buffer),
-                Format::Csv => text::write_csv(record, &mut self.buffer),
+                Format::Jsonl => text::write_json(&record, &mut self.buffer),
+                Format::Csv => text::write_csv(&record, &mut self.buffer),
             }
         }
         self.out.write_all(self.buffer.as_bytes())

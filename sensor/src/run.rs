@@ -58,7 +58,7 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
     let ingress_interface = Interface::find(&config.capture.interface)?.index;
     for (number, source) in sources.into_iter().enumerate() {
         let hasher = KeyHasher::random().context("ask the kernel for random bytes")?;
-        let observer = Observer { observation_point: OBSERVATION_POINT, ingress_interface };
+        let observer = Observer { observation_point: OBSERVATION_POINT, ingress_interface, one_sided: false };
         let worker = Worker::new(&config.meter(), hasher, observer)
             .with_context(|| format!("allocate the flow table of queue {number}; lower flow_table.flows_max"))?;
         let worker = LiveWorker::new(number, source, worker, harvests.clone(), Arc::clone(&stop));

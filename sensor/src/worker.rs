@@ -1,17 +1,17 @@
 //! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
 
 use serde::{Deserialize, Serialize};
-use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::health::Health;
 use spanwatch_common::layer2::is_process_data;
 use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
-use crate::capture::{Frame, Link, Losses};
+use crate::capture::{BATCH, Frame, Link, Losses};
 use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
 use crate::dedup::{Cause, Dedup};
 use crate::flow_settings::{FlowSettings, KeyContext};
-use crate::flow_table::{BATCH, FlowTable, FlowTableSettings, KeyHasher, Observer, Talker};
+use crate::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
 use crate::reassembly::Reassembly;
 
@@ -41,7 +41,7 @@ pub struct Worker {
     /// Packets that wait for the flow table: the first `waiting` of these.
     batch: Vec<Packet>,
     waiting: usize,
-    records: Vec<FlowRecord>,
+    records: Records,
     delivered: u64,
     ignored: Ignored,
     odd: Odd,
@@ -64,7 +64,7 @@ impl Worker {
             around: Around::default(),
             batch: vec![Packet::blank(Timestamp::NONE, 0); BATCH],
             waiting: 0,
-            records: Vec::new(),
+            records: Records::default(),
             delivered: 0,
             ignored: Ignored::default(),
             odd: Odd::default(),
@@ -72,9 +72,17 @@ impl Worker {
         })
     }
 
-    /// Takes one frame.
+    /// Takes a batch of frames and puts them into their flows.
     #[inline]
-    pub fn take(&mut self, frame: &Frame<'_>) {
+    pub fn take(&mut self, frames: &[Frame<'_>]) {
+        for frame in frames {
+            self.take_one(frame);
+        }
+        self.observe();
+    }
+
+    #[inline]
+    fn take_one(&mut self, frame: &Frame<'_>) {
         self.delivered += 1;
         if !decode::decode_plain(frame, &self.rules, &mut self.batch[self.waiting]) {
             return self.take_any(frame);
@@ -183,7 +191,7 @@ impl Worker {
     }
 
     fn observe(&mut self) {
-        self.table.observe(&self.batch[..self.waiting], &mut self.records);
+        self.table.observe(&self.batch[..self.waiting], self.records.as_vec());
         self.waiting = 0;
     }
 
@@ -191,7 +199,7 @@ impl Worker {
     pub fn settle(&mut self, now: Timestamp) {
         self.observe();
         self.reassembly.expire(now);
-        self.table.expire(now, &mut self.records);
+        self.table.expire(now, self.records.as_vec());
     }
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
@@ -199,11 +207,11 @@ impl Worker {
         self.observe();
         self.dedup.restart();
         self.reassembly.give_up();
-        self.table.flush(reason, &mut self.records);
+        self.table.flush(reason, self.records.as_vec());
     }
 
     /// The records made since they were last taken away.
-    pub const fn records(&mut self) -> &mut Vec<FlowRecord> {
+    pub const fn records(&mut self) -> &mut Records {
         &mut self.records
     }
 
@@ -244,6 +252,11 @@ impl Worker {
         };
         health.add(&self.table.health());
         health
+    }
+
+    /// From now on the frames are one in so many, chosen at random; 0 or 1 when they are all.
+    pub fn sample(&mut self, one_in: u32) {
+        self.table.sample(one_in);
     }
 
     /// Starts or stops looking for the flows with most octets.

@@ -9,6 +9,7 @@ use std::process::Command;
 use spanwatch_common::flow::{FlowRecord, protocol};
 use spanwatch_sensor::capture::file::File;
 use spanwatch_sensor::dedup::DedupMode;
+use spanwatch_sensor::flow_table::Records;
 use spanwatch_sensor::replay::replay;
 use spanwatch_sensor::worker::MeterSettings;
 
@@ -103,8 +104,8 @@ fn ours(path: &Path) -> Facts {
         }
     };
     let mut file = File::open(path).expect("a capture file");
-    let each = |records: &[FlowRecord]| {
-        records.iter().for_each(&mut add);
+    let each = |records: &Records| {
+        records.iter().for_each(|record| add(&record));
         Ok(())
     };
     replay(&mut file, &settings, each, |_| {}).expect("memory for the table");

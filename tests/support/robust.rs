@@ -35,7 +35,7 @@ impl Line {
     /// Takes a frame, `longer` octets longer on the wire than captured, a millisecond after the one before.
     pub fn take(&mut self, bytes: &[u8], longer: u32) {
         self.now = Timestamp::from_nanos(self.now.as_nanos() + 1_000_000);
-        self.worker.take(&Frame::ethernet(bytes, bytes.len() as u32 + longer, self.now));
+        self.worker.take(&[Frame::ethernet(bytes, bytes.len() as u32 + longer, self.now)]);
         self.frames += 1;
         if self.frames.is_multiple_of(50) {
             self.worker.settle(self.now);
@@ -46,13 +46,14 @@ impl Line {
     /// Every record can be written and read back; together they hold what the ledger says.
     fn check_records(&mut self) {
         let mut line = String::new();
-        for record in self.worker.records().drain(..) {
+        for record in self.worker.records().iter() {
             self.exported += FlowRecord::packets_total(&record);
             line.clear();
             text::write_json(&record, &mut line);
             let read = text::read_json(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
             assert_eq!(read.packets, record.packets, "{line}");
         }
+        self.worker.records().clear();
     }
 
     /// No packet has vanished so far.

@@ -50,6 +50,14 @@ pub struct Health {
     pub erspan_packets: u64,
     /// Packets missing from those sequences.
     pub erspan_gaps: u64,
+    /// Flows that ended early because the flow table was full.
+    pub evicted: u64,
+    /// Packets that were metered in aggregate flows because the flow table was full.
+    pub in_aggregate: u64,
+    /// Packets that the XDP program left out on purpose; part of `dropped`.
+    pub shed: u64,
+    /// At present one packet in so many is looked at, chosen at random; 0 or 1 for all of them.
+    pub keep_one_in: u64,
     /// Packets by what was around them, indexed by the bit of [`encapsulation::Encapsulation`].
     #[serde(with = "as_list")]
     pub encapsulations: EncapsulationCounts,
@@ -107,6 +115,10 @@ impl Health {
             unknown_encapsulation,
             erspan_packets,
             erspan_gaps,
+            evicted,
+            in_aggregate,
+            shed,
+            keep_one_in,
             encapsulations,
         } = other;
         self.packets += packets;
@@ -126,6 +138,10 @@ impl Health {
         self.unknown_encapsulation += unknown_encapsulation;
         self.erspan_packets += erspan_packets;
         self.erspan_gaps += erspan_gaps;
+        self.evicted += evicted;
+        self.in_aggregate += in_aggregate;
+        self.shed += shed;
+        self.keep_one_in = self.keep_one_in.max(*keep_one_in);
         for (mine, theirs) in self.encapsulations.iter_mut().zip(encapsulations) {
             *mine += theirs;
         }
@@ -153,6 +169,10 @@ impl Health {
             unknown_encapsulation: minus(self.unknown_encapsulation, before.unknown_encapsulation),
             erspan_packets: minus(self.erspan_packets, before.erspan_packets),
             erspan_gaps: minus(self.erspan_gaps, before.erspan_gaps),
+            evicted: minus(self.evicted, before.evicted),
+            in_aggregate: minus(self.in_aggregate, before.in_aggregate),
+            shed: minus(self.shed, before.shed),
+            keep_one_in: self.keep_one_in,
             encapsulations: std::array::from_fn(|i| minus(self.encapsulations[i], before.encapsulations[i])),
         }
     }

@@ -57,6 +57,9 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// No frame: what stands in the unused places of a batch.
+    pub const NONE: Self = Self::ethernet(&[], 0, Timestamp::NONE);
+
     /// An Ethernet frame of a capture with one interface.
     pub const fn ethernet(bytes: &'a [u8], wire_len: u32, at: Timestamp) -> Self {
         Self { bytes, wire_len, at, link: Link::Ethernet, interface: 0 }
@@ -68,6 +71,9 @@ impl<'a> Frame<'a> {
         self.wire_len.min(OCTETS_MAX)
     }
 }
+
+/// Most frames that are handed out at a time.
+pub const BATCH: usize = 64;
 
 /// Longest frame that is believed; a length beyond it is a damaged file's.
 const OCTETS_MAX: u32 = 1 << 18;
@@ -117,13 +123,14 @@ pub trait Capture {
     /// The interface went away, or the kernel refuses to wait.
     fn wait(&mut self, timeout: Duration) -> Result<(), CaptureError>;
 
-    /// Hands at most `max` waiting frames to `each` and gives each buffer back to the kernel as the call returns.
+    /// Hands at most `max` waiting frames to `each`, up to [`BATCH`] at a time, and gives their buffers back to the kernel as the call
+    /// returns.
     ///
     /// `now` becomes the time of the frames that carry none of their own.
     ///
     /// # Errors
     /// The interface went away, or the kernel broke its word about the rings.
-    fn drain(&mut self, now: Timestamp, max: usize, each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError>;
+    fn drain(&mut self, now: Timestamp, max: usize, each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError>;
 
     /// Takes in no more packets. Those already taken in are still handed out by [`Capture::drain`], then it says
     /// [`Drained::Ended`] and the losses are final. Stopping twice is stopping once.
@@ -289,7 +296,7 @@ impl Capture for Source {
         }
     }
 
-    fn drain(&mut self, now: Timestamp, max: usize, each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, now: Timestamp, max: usize, each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
         match self {
             Self::AfXdp(source) => source.drain(now, max, each),
             Self::Packet(source) => source.drain(now, max, each),

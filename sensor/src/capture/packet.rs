@@ -18,7 +18,7 @@ use spanwatch_common::time::Timestamp;
 use super::af_xdp::syscall;
 use super::interface::Interface;
 use super::settings::Settings;
-use super::{Capture, CaptureError, CaptureErrorKind, Drained, Frame, Losses};
+use super::{BATCH, Capture, CaptureError, CaptureErrorKind, Drained, Frame, Losses};
 
 /// Packets of one interface through libpcap.
 pub struct Packet {
@@ -32,6 +32,42 @@ pub struct Packet {
     /// After a stop: for how many milliseconds more the kernel's last block may be waited for.
     ending: Option<u32>,
     wakeup_millis: u32,
+    waiting: Waiting,
+}
+
+/// Packets of a batch: libpcap lends each for one call only, so they are copied.
+#[derive(Default)]
+struct Waiting {
+    octets: Vec<u8>,
+    /// Where each ends in `octets`, its length on the wire, its time.
+    packets: Vec<(usize, u32, Timestamp)>,
+}
+
+impl Waiting {
+    fn add(&mut self, octets: &[u8], wire_len: u32, at: Timestamp) {
+        self.octets.extend_from_slice(octets);
+        self.packets.push((self.octets.len(), wire_len, at));
+    }
+
+    fn is_full(&self) -> bool {
+        self.packets.len() == BATCH
+    }
+
+    /// Hands out what waits, if anything does, as one batch.
+    fn hand_out(&mut self, each: &mut impl FnMut(&[Frame<'_>])) {
+        if self.packets.is_empty() {
+            return;
+        }
+        let mut batch = [Frame::NONE; BATCH];
+        let mut start = 0;
+        for (frame, &(end, wire_len, at)) in batch.iter_mut().zip(&self.packets) {
+            *frame = Frame::ethernet(&self.octets[start..end], wire_len, at);
+            start = end;
+        }
+        each(&batch[..self.packets.len()]);
+        self.octets.clear();
+        self.packets.clear();
+    }
 }
 
 /// A 32-bit counter that wraps, read often enough to be followed.
@@ -93,6 +129,7 @@ impl Packet {
             delivered: 0,
             ending: None,
             wakeup_millis: settings.wakeup_millis,
+            waiting: Waiting::default(),
         })
     }
 }
@@ -113,11 +150,16 @@ impl Capture for Packet {
         })
     }
 
-    fn drain(&mut self, _now: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, _now: Timestamp, max: usize, mut each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
+        let waiting = &mut self.waiting;
         let handed = self.capture.dispatch(Some(max), |packet| {
             let at = Timestamp::from_secs(packet.header.ts.tv_sec).plus(nanos(packet.header.ts.tv_usec));
-            each(&Frame::ethernet(packet.data, packet.header.len, at));
+            waiting.add(packet.data, packet.header.len, at);
+            if waiting.is_full() {
+                waiting.hand_out(&mut each);
+            }
         });
+        waiting.hand_out(&mut each);
         let handed = handed.map_err(|error| refused(&self.name, &error))?;
         self.delivered += handed as u64;
         if handed > 0 || max == 0 {

@@ -171,6 +171,8 @@ impl FlowTable {
         let (hot, cold) = self.slab.both(at);
         let mut record = slot::record(hot, cold, self.asides.get(cold.aside), &self.tunnels.named(cold.tunnel));
         record.observation_point = self.observer.observation_point;
+        record.one_sided = self.observer.one_sided;
+        record.sampling_population = self.sampling_population;
         if record.ingress_interface == 0 {
             record.ingress_interface = self.observer.ingress_interface;
         }

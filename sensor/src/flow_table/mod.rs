@@ -13,6 +13,7 @@ mod aside;
 mod hash;
 mod life;
 mod memory;
+mod records;
 mod settings;
 mod slab;
 mod slot;
@@ -30,9 +31,11 @@ use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
 
 pub use hash::{KeyHash, KeyHasher};
+pub use records::Records;
 pub use settings::FlowTableSettings;
 pub use talkers::{TALKERS_MAX, Talker};
 
+use crate::capture::BATCH;
 use crate::decode::{Around, FlowKey, Packet, TCP_FLAGS, Way};
 use aside::Asides;
 use settings::Timeouts;
@@ -41,8 +44,6 @@ use slot::{Cold, EXPECTS_ACK, Hot, SEVERAL};
 use talkers::Talkers;
 use tunnels::Tunnels;
 
-/// Packets that are looked up together.
-pub const BATCH: usize = 64;
 /// How long one look at every flow may take, in packet time: the granularity of timeouts.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A packet older than the newest one by more than this is counted as late.
@@ -57,6 +58,8 @@ pub struct Observer {
     pub observation_point: u32,
     /// ingressInterface of packets that do not name their own.
     pub ingress_interface: u32,
+    /// Whether the table may see one direction only of a conversation; see [`FlowRecord::one_sided`].
+    pub one_sided: bool,
 }
 
 /// What the table has counted.
@@ -79,6 +82,7 @@ pub struct FlowTable {
     flows_max: usize,
     timeouts: Timeouts,
     observer: Observer,
+    sampling_population: u32,
     newborn: VecDeque<Newborn>,
     /// The stretch of time, a multiple of the active timeout, to which new packets belong.
     slice: Slice,
@@ -127,6 +131,7 @@ impl FlowTable {
             flows_max: settings.flows_max,
             timeouts,
             observer,
+            sampling_population: 0,
             newborn: VecDeque::with_capacity(NEWBORN_MAX),
             slice: Slice::default(),
             newest: Timestamp::NONE,
@@ -183,6 +188,11 @@ impl FlowTable {
         if self.quoted.len() < self.quoted.capacity() {
             self.quoted.push(Quoted { key: *key, way, type_code });
         }
+    }
+
+    /// From now on the packets are one in so many, chosen at random; 0 or 1 when they are all.
+    pub fn sample(&mut self, one_in: u32) {
+        self.sampling_population = if one_in > 1 { one_in } else { 0 };
     }
 
     /// Starts or stops looking for [`talkers`](Self::talkers).

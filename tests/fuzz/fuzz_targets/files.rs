@@ -25,7 +25,7 @@ fn read(bytes: &[u8], piece: usize) -> Result<Outcome, CaptureError> {
     let mut file = File::from_reader("fuzz", Trickle(Cursor::new(bytes.to_vec()), piece))?;
     let (mut packets, mut octets, mut sum, mut trouble) = (0u64, 0u64, 0u64, None);
     loop {
-        let drained = file.drain(Timestamp::NONE, 64, |frame| {
+        let drained = file.drain(Timestamp::NONE, 64, |frames| frames.iter().for_each(|frame| {
             assert!(frame.bytes.len() <= frame.wire_len as usize && frame.at.is_some());
             packets += 1;
             octets += frame.bytes.len() as u64;
@@ -33,7 +33,7 @@ fn read(bytes: &[u8], piece: usize) -> Result<Outcome, CaptureError> {
             for word in head.into_iter().chain(frame.bytes.iter().map(|octet| u64::from(*octet))) {
                 sum = sum.wrapping_mul(0x0000_0100_0000_01b3).wrapping_add(word);
             }
-        });
+        }));
         match drained {
             Ok(Drained::Frames(_)) => {}
             Ok(Drained::Ended) => break,

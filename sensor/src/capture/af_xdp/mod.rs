@@ -115,15 +115,14 @@ impl Capture for AfXdp {
         })
     }
 
-    fn drain(&mut self, now: Timestamp, max: usize, mut each: impl FnMut(&Frame<'_>)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, now: Timestamp, max: usize, each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
         let Socket { receive, fill, umem, .. } = &mut self.socket;
-        let packets = ring::drain(receive, fill, umem, max, |bytes, wire_len| each(&Frame::ethernet(bytes, wire_len, now)))
-            .map_err(|bad| CaptureError {
-                kind: CaptureErrorKind::Failed,
-                doing: format!("read the receive ring of {} queue {}", self.port.interface.name, self.queue),
-                cause: format!("the kernel names {} octets at {}, which is no frame of ours", bad.len, bad.address),
-                remedy: "this is a fault of kernel or driver; use mode = \"packet\" until it is mended".into(),
-            })?;
+        let packets = ring::drain(receive, fill, umem, max, now, each).map_err(|bad| CaptureError {
+            kind: CaptureErrorKind::Failed,
+            doing: format!("read the receive ring of {} queue {}", self.port.interface.name, self.queue),
+            cause: format!("the kernel names {} octets at {}, which is no frame of ours", bad.len, bad.address),
+            remedy: "this is a fault of kernel or driver; use mode = \"packet\" until it is mended".into(),
+        })?;
         if packets > 0 && fill.needs_wakeup() {
             syscall::wake_receive(self.socket.as_fd());
         }

@@ -17,11 +17,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use spanwatch_common::time::Timestamp;
+
 use super::syscall::Mapping;
 use super::umem::Umem;
-
-/// How many packets ahead of the one being handled its headers are fetched into the cache.
-const PREFETCH: u32 = 6;
+use crate::capture::{BATCH, Frame};
 
 /// One ring: `T` is the type of a slot, which must be plain data.
 #[derive(Debug)]
@@ -135,8 +135,8 @@ pub(super) struct BadDescriptor {
     pub(super) len: u32,
 }
 
-/// Hands at most `max` packets to `each`, as their first buffer and their length on the wire, and returns their frames to the
-/// kernel. Gives the number of packets.
+/// Hands at most `max` packets to `each`, up to [`BATCH`] at a time, each as its first buffer and its length on the wire, and returns their
+/// frames to the kernel. Gives the number of packets. `now` becomes their time.
 ///
 /// A packet of several buffers (`XDP_USE_SG`) is handed out once, when all its buffers are there.
 pub(super) fn drain(
@@ -144,16 +144,16 @@ pub(super) fn drain(
     fill: &mut FillRing,
     umem: &Umem,
     max: usize,
-    mut each: impl FnMut(&[u8], u32),
+    now: Timestamp,
+    mut each: impl FnMut(&[Frame<'_>]),
 ) -> Result<usize, BadDescriptor> {
     let first = receive.0.consumer().load(Ordering::Relaxed);
     let available = receive.0.producer().load(Ordering::Acquire).wrapping_sub(first);
     let free = fill.0.producer().load(Ordering::Relaxed);
-    for ahead in 0..PREFETCH.min(available) {
-        umem.prefetch(receive.0.read(first.wrapping_add(ahead)).addr);
-    }
 
+    let mut batch = [Frame::NONE; BATCH];
     let mut packets = 0;
+    let mut waiting = 0;
     let mut done = 0;
     let mut result = Ok(());
     while packets < max && done < available {
@@ -170,15 +170,16 @@ pub(super) fn drain(
         if last.options & libc::XDP_PKT_CONTD != 0 {
             break;
         }
-        if done + PREFETCH < available {
-            umem.prefetch(receive.0.read(first.wrapping_add(done + PREFETCH)).addr);
-        }
-        match umem.packet(descriptor.addr, descriptor.len) {
-            Some(bytes) => each(bytes, wire_len),
-            None => {
-                result = Err(BadDescriptor { address: descriptor.addr, len: descriptor.len });
-                break;
-            }
+        let Some(bytes) = umem.packet(descriptor.addr, descriptor.len) else {
+            result = Err(BadDescriptor { address: descriptor.addr, len: descriptor.len });
+            break;
+        };
+        umem.prefetch(descriptor.addr);
+        batch[waiting] = Frame::ethernet(bytes, wire_len, now);
+        waiting += 1;
+        if waiting == BATCH {
+            each(&batch);
+            waiting = 0;
         }
         for _ in 0..buffers {
             let address = receive.0.read(first.wrapping_add(done)).addr;
@@ -187,6 +188,10 @@ pub(super) fn drain(
         }
         packets += 1;
     }
+    if waiting > 0 {
+        each(&batch[..waiting]);
+    }
+    // Only now does the kernel get the frames back.
     receive.0.consumer().store(first.wrapping_add(done), Ordering::Release);
     fill.0.producer().store(free.wrapping_add(done), Ordering::Release);
     result.map(|()| packets)

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use spanwatch_common::time::Timestamp;
 
-use super::{Capture, CaptureError, CaptureErrorKind, Drained, Link, Losses};
+use super::{BATCH, Capture, CaptureError, CaptureErrorKind, Drained, Frame, Link, Losses};
 use input::Input;
 use link_type::Unread;
 use parser::{HEADER_OCTETS, Parser, Step};
@@ -159,21 +159,38 @@ impl Capture for File {
         Ok(())
     }
 
-    fn drain(&mut self, _: Timestamp, max: usize, mut each: impl FnMut(&super::Frame<'_>)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, _: Timestamp, max: usize, mut each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
         let mut frames = 0;
         while frames < max && !self.has_ended {
-            match self.parser.step(self.input.bytes()) {
-                Ok(Step::Packet { frame, link_type, used }) => {
-                    if frame.link == Link::Unread {
-                        self.unread.count(link_type);
-                    }
-                    each(&frame);
-                    frames += 1;
-                    self.read += 1;
-                    self.input.pass(used);
+            let mut batch = [Frame::NONE; BATCH];
+            let (mut waiting, mut passed) = (0, 0);
+            let stop = loop {
+                if waiting == BATCH.min(max - frames) {
+                    break Ok(None);
                 }
-                Ok(Step::Passed { used }) => self.input.pass(used),
-                Ok(Step::Need { octets, of }) => self.fill(octets, of),
+                match self.parser.step(&self.input.bytes()[passed..]) {
+                    Ok(Step::Packet { frame, link_type, used }) => {
+                        if frame.link == Link::Unread {
+                            self.unread.count(link_type);
+                        }
+                        batch[waiting] = frame;
+                        waiting += 1;
+                        passed += used;
+                    }
+                    Ok(Step::Passed { used }) => passed += used,
+                    Ok(Step::Need { octets, of }) => break Ok(Some((octets, of))),
+                    Err(damage) => break Err(damage),
+                }
+            };
+            if waiting > 0 {
+                each(&batch[..waiting]);
+            }
+            frames += waiting;
+            self.read += waiting as u64;
+            self.input.pass(passed);
+            match stop {
+                Ok(None) => {}
+                Ok(Some((octets, of))) => self.fill(octets, of),
                 Err(damage) => self.end(Some(self.damage(damage.0))),
             }
         }

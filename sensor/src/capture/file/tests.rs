@@ -43,9 +43,11 @@ fn read_in_pieces(bytes: &[u8], piece: usize) -> (Vec<Got>, Option<CaptureError>
     let (mut frames, mut trouble) = (Vec::new(), None);
     loop {
         let before = frames.len();
-        let drained = file.drain(Timestamp::NONE, 3, |frame| {
-            let (bytes, nanos) = (frame.bytes.to_vec(), frame.at.as_nanos());
-            frames.push(Got { interface: frame.interface, link: frame.link, nanos, bytes, wire_len: frame.wire_len });
+        let drained = file.drain(Timestamp::NONE, 3, |lent| {
+            lent.iter().for_each(|frame| {
+                let (bytes, nanos) = (frame.bytes.to_vec(), frame.at.as_nanos());
+                frames.push(Got { interface: frame.interface, link: frame.link, nanos, bytes, wire_len: frame.wire_len });
+            })
         });
         match drained {
             Ok(Drained::Frames(handed)) => assert_eq!(handed, frames.len() - before),

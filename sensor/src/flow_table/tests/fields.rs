@@ -129,7 +129,7 @@ fn layer_2_conversations_have_an_instance_and_no_ports() {
 
 #[test]
 fn an_answer_and_the_interface_are_told_in_every_later_record() {
-    let observer = Observer { observation_point: 1, ingress_interface: 9 };
+    let observer = Observer { observation_point: 1, ingress_interface: 9, ..Observer::default() };
     let mut bench = table(&FlowTableSettings::default());
     bench.table = FlowTable::new(&FlowTableSettings::default(), KeyHasher::fixed(), observer).expect("a little memory");
     let (ask, answer) = ("10.0.0.1:40000 > 10.0.0.2:53", "10.0.0.2:53 > 10.0.0.1:40000");

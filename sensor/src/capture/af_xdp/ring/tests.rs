@@ -2,6 +2,8 @@
 
 use super::*;
 
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
 const SLOTS: u32 = 64;
 const FRAME: u32 = 2048;
 
@@ -81,9 +83,12 @@ fn ten_thousand_packets_go_through_in_order_and_every_frame_comes_back() {
             }
         }
         let max = 1 + (step >> 24) as usize % 70;
-        let handed = drain(&mut receive, &mut fill, &kernel.umem, max, |bytes, wire_len| {
-            assert_eq!((bytes.len() as u32, wire_len), (14 + seen % 1_500, 14 + seen % 1_500));
-            seen += 1;
+        let handed = drain(&mut receive, &mut fill, &kernel.umem, max, NOW, |frames| {
+            assert!((1..=BATCH).contains(&frames.len()));
+            for frame in frames {
+                assert_eq!((frame.bytes.len() as u32, frame.wire_len), (14 + seen % 1_500, 14 + seen % 1_500));
+                seen += 1;
+            }
         });
         assert!(handed.expect("good descriptors") <= max);
     }
@@ -94,10 +99,10 @@ fn ten_thousand_packets_go_through_in_order_and_every_frame_comes_back() {
 #[test]
 fn an_empty_ring_hands_out_nothing_and_a_full_one_everything() {
     let (mut kernel, mut receive, mut fill) = rings(0);
-    assert_eq!(drain(&mut receive, &mut fill, &kernel.umem, 64, |_, _| panic!("nothing is there")), Ok(0));
+    assert_eq!(drain(&mut receive, &mut fill, &kernel.umem, 64, NOW, |_| panic!("nothing is there")), Ok(0));
     while kernel.deliver(60, 0) {}
     assert!(kernel.free().is_empty());
-    assert_eq!(drain(&mut receive, &mut fill, &kernel.umem, 1_000, |_, _| ()), Ok(64));
+    assert_eq!(drain(&mut receive, &mut fill, &kernel.umem, 1_000, NOW, |_| ()), Ok(64));
     assert_eq!(kernel.free(), every_frame());
 }
 
@@ -106,11 +111,13 @@ fn a_packet_of_several_buffers_is_one_packet_and_waits_for_its_last_buffer() {
     let (mut kernel, mut receive, mut fill) = rings(0);
     kernel.deliver(1_792, libc::XDP_PKT_CONTD);
     kernel.deliver(1_792, libc::XDP_PKT_CONTD);
-    assert_eq!(drain(&mut receive, &mut fill, &kernel.umem, 64, |_, _| panic!("half a packet")), Ok(0));
+    assert_eq!(drain(&mut receive, &mut fill, &kernel.umem, 64, NOW, |_| panic!("half a packet")), Ok(0));
     kernel.deliver(100, 0);
     kernel.deliver(60, 0);
     let mut seen = Vec::new();
-    let handed = drain(&mut receive, &mut fill, &kernel.umem, 64, |bytes, wire_len| seen.push((bytes.len(), wire_len)));
+    let handed = drain(&mut receive, &mut fill, &kernel.umem, 64, NOW, |frames| {
+        seen.extend(frames.iter().map(|frame| (frame.bytes.len(), frame.wire_len)));
+    });
     assert_eq!((handed, seen), (Ok(2), vec![(1_792, 3_684), (60, 60)]));
     assert_eq!(kernel.free(), every_frame());
 }
@@ -121,7 +128,7 @@ fn a_descriptor_outside_the_memory_is_refused_after_the_packets_before_it() {
     kernel.deliver(60, 0);
     kernel.publish(libc::xdp_desc { addr: u64::from(SLOTS * FRAME), len: 60, options: 0 });
     let mut seen = 0;
-    let result = drain(&mut receive, &mut fill, &kernel.umem, 64, |_, _| seen += 1);
+    let result = drain(&mut receive, &mut fill, &kernel.umem, 64, NOW, |frames| seen += frames.len());
     assert_eq!((result, seen), (Err(BadDescriptor { address: 131_072, len: 60 }), 1));
 }
 
