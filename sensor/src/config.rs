@@ -12,6 +12,7 @@ use crate::export::ExportSettings;
 use crate::flow_settings::FlowSettings;
 use crate::flow_table::FlowTableSettings;
 use crate::fragments::FragmentSettings;
+use crate::overload::OverloadSettings;
 use crate::uplink::settings::UplinkSettings;
 use crate::worker::MeterSettings;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub flow_table: FlowTableSettings,
     /// How fragments find their ports.
     pub fragments: FragmentSettings,
+    /// What is shed when there is too much.
+    pub overload: OverloadSettings,
     /// How records become batches.
     pub export: ExportSettings,
     /// The way to the collector.
@@ -67,6 +70,7 @@ impl Config {
             ("decode", config.decode.check()),
             ("flow_table", config.flow_table.check()),
             ("fragments", config.fragments.check()),
+            ("overload", config.overload.check()),
             ("export", config.export.check()),
             ("uplink", config.uplink.check()),
             ("metrics", config.metrics.check()),

@@ -8,6 +8,7 @@
 //! * [`fragments`] — ports for later fragments
 //! * [`reassembly`] — tunnel packets from their fragments
 //! * [`flow_table`] — live flows, and the records that come of them
+//! * [`overload`] — what is shed when there is too much, and when
 //! * [`worker`] — one receive queue: decode, fragments, flow table together
 //! * [`live`] — the loop around a worker that owns capture and clock
 //! * [`export`] — batches, numbered and held until they are acknowledged
@@ -36,6 +37,7 @@ pub mod fragments;
 pub mod live;
 pub mod live_view;
 pub mod metrics;
+pub mod overload;
 pub mod reassembly;
 pub mod replay;
 pub mod run;

@@ -12,6 +12,7 @@ use spanwatch_common::time::Timestamp;
 use crate::capture::{Capture, CaptureError, Drained, Frame, Losses};
 use crate::clock::Clock;
 use crate::export::Harvest;
+use crate::overload::{Change, Look, Overload, OverloadSettings, State};
 use crate::worker::Worker;
 
 /// Frames between two looks at the clock.
@@ -41,6 +42,7 @@ pub struct LiveWorker<C> {
     /// Grows whenever somebody asks for the flows with most octets.
     asked_for: Arc<AtomicU32>,
     losses: Losses,
+    overload: Overload,
     /// Records that had no place in the queue to the export thread, and the packets they stood for.
     thrown_away: (u64, u64),
 }
@@ -49,13 +51,20 @@ impl<C: Capture> LiveWorker<C> {
     /// Worker `number` of the sensor, counted from 0.
     pub fn new(number: usize, capture: C, worker: Worker, harvests: Sender<Harvest>, stop: Arc<AtomicBool>) -> Self {
         let (asked_for, losses) = (Arc::default(), Losses::default());
-        Self { capture, worker, number, harvests, stop, asked_for, losses, thrown_away: (0, 0) }
+        let overload = Overload::new(&OverloadSettings::default(), 1);
+        Self { capture, worker, number, harvests, stop, asked_for, losses, overload, thrown_away: (0, 0) }
     }
 
     /// Gathers the flows with most octets for a while whenever `asked_for` has grown.
     #[must_use]
     pub fn watched(self, asked_for: Arc<AtomicU32>) -> Self {
         Self { asked_for, ..self }
+    }
+
+    /// Does under overload what `overload` says.
+    #[must_use]
+    pub fn shedding(self, overload: Overload) -> Self {
+        Self { overload, ..self }
     }
 
     /// Runs to the end.
@@ -85,6 +94,10 @@ impl<C: Capture> LiveWorker<C> {
         let mut stopped = false;
         let mut deduplicating = self.worker.is_deduplicating();
         let (mut asked_before, mut watched_until) = (0, Timestamp::NONE);
+        if !self.capture.sample(self.overload.keep_one_in())? {
+            self.overload = self.overload.clone().without_sampling();
+        }
+        self.worker.sample(self.overload.keep_one_in());
         loop {
             if !stopped && self.stop.load(Ordering::Relaxed) {
                 self.capture.stop()?;
@@ -126,12 +139,27 @@ impl<C: Capture> LiveWorker<C> {
                     (asked_before, watched_until) = (asked_for, tick.at.plus(WATCHED_FOR));
                 }
                 self.worker.watch(tick.at < watched_until);
+                let look = Look::of(&self.worker.ledger(&self.losses), tick.at);
+                if let Some(change) = self.overload.judge(look) {
+                    self.shed(&change)?;
+                }
             }
             if self.worker.records().len() >= HARVEST_RECORDS || tick.at.since(harvested) >= HARVEST_INTERVAL {
                 self.harvest();
                 harvested = tick.at;
             }
         }
+    }
+
+    /// Samples as the change says, and tells of it.
+    fn shed(&mut self, change: &Change) -> Result<(), CaptureError> {
+        self.capture.sample(change.keep_one_in)?;
+        self.worker.sample(change.keep_one_in);
+        match change.state {
+            State::Normal => tracing::info!("queue {}: {}", self.number, change.says),
+            _ => tracing::warn!("queue {}: {}", self.number, change.says),
+        }
+        Ok(())
     }
 
     /// Tells once that `dedup = "auto"` has changed its mind.

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::flow_table::{KeyHasher, Observer};
 use crate::live::LiveWorker;
 use crate::metrics::{self, CaptureInfo, Vitals};
+use crate::overload::Overload;
 use crate::uplink::{Farewell, OBSERVATION_POINT, Uplink};
 use crate::worker::Worker;
 
@@ -62,7 +63,8 @@ async fn watch(config: &Config, stats: Option<&Path>) -> anyhow::Result<()> {
         let worker = Worker::new(&config.meter(), hasher, observer)
             .with_context(|| format!("allocate the flow table of queue {number}; lower flow_table.flows_max"))?;
         let worker = LiveWorker::new(number, source, worker, harvests.clone(), Arc::clone(&stop));
-        let worker = worker.watched(Arc::clone(&vitals.asked_for));
+        let worker =
+            worker.watched(Arc::clone(&vitals.asked_for)).shedding(Overload::new(&config.overload, config.capture.keep_one_in));
         let ended = ended.clone();
         let thread = std::thread::Builder::new().name(format!("queue {number}")).spawn(move || {
             let result = worker.run();

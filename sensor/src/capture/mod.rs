@@ -145,6 +145,16 @@ pub trait Capture {
     /// The kernel does not give its counters.
     fn losses(&mut self) -> Result<Losses, CaptureError>;
 
+    /// From now on takes in one packet in `one_in` only, chosen at random, or fewer where the settings say so; those left out are counted as
+    /// `dropped.shed`. False when this capture cannot choose. Packets that wait in a ring were chosen at the rate before.
+    ///
+    /// # Errors
+    /// The kernel refuses; the rate stays.
+    fn sample(&mut self, one_in: u32) -> Result<bool, CaptureError> {
+        let _ = one_in;
+        Ok(false)
+    }
+
     /// How it captures, for people, e.g. `af_xdp native copy on mon0 queue 0, 32768 slots, huge pages`.
     fn describe(&self) -> &str;
 }
@@ -314,6 +324,13 @@ impl Capture for Source {
         match self {
             Self::AfXdp(source) => source.losses(),
             Self::Packet(source) => source.losses(),
+        }
+    }
+
+    fn sample(&mut self, one_in: u32) -> Result<bool, CaptureError> {
+        match self {
+            Self::AfXdp(source) => source.sample(one_in),
+            Self::Packet(source) => source.sample(one_in),
         }
     }
 

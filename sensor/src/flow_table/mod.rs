@@ -9,6 +9,7 @@
 //! a flow of one packet, then any other; among equals the one silent longest. That flow ends with flowEndReason 5 and is counted
 //! in [`ledger::Flows::evicted`]. No packet is lost by it.
 
+mod aggregates;
 mod aside;
 mod hash;
 mod life;
@@ -30,6 +31,7 @@ use spanwatch_common::health::Health;
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
 
+pub use aggregates::{AGGREGATES_MAX, Aggregates};
 pub use hash::{KeyHash, KeyHasher};
 pub use records::Records;
 pub use settings::FlowTableSettings;

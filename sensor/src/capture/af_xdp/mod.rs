@@ -159,6 +159,11 @@ impl Capture for AfXdp {
         })
     }
 
+    fn sample(&mut self, one_in: u32) -> Result<bool, CaptureError> {
+        let sampled = self.port.program().sample(self.queue, one_in);
+        sampled.map_err(|error| refused(error.doing.to_owned(), &error.source)).map(|()| true)
+    }
+
     fn describe(&self) -> &str {
         &self.description
     }
