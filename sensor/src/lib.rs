@@ -36,6 +36,7 @@ pub mod flow_table;
 pub mod fragments;
 pub mod live;
 pub mod live_view;
+mod machine;
 pub mod metrics;
 pub mod overload;
 pub mod reassembly;

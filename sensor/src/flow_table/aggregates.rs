@@ -345,7 +345,7 @@ impl Aggregates {
     }
 
     const fn home(&self, hash: KeyHash) -> usize {
-        hash.home as usize & (self.index.len() - 1)
+        (hash.home >> (u64::BITS - self.index.len().trailing_zeros())) as usize
     }
 
     fn make(&mut self, key: FlowKey, hash: KeyHash, level: Level, host: usize, free: usize) -> usize {
