@@ -7,8 +7,8 @@
 //! # When the table is full
 //! The newcomer takes the place of another flow among those that a hand passes next: of a TCP connection that is over, else of a SYN that
 //! nobody answered, else of a flow of one packet, else of a conversation that has been silent for half of its timeout; among equals of the
-//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. Where none may go, the packet is
-//! metered in a flow of prefixes ([`aggregates`]). No packet is lost by either.
+//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. Where none may go, or too many
+//! went in the last tenth of a second, the packet is metered in a flow of prefixes ([`aggregates`]). No packet is lost by either.
 
 mod aggregates;
 mod aside;
@@ -99,6 +99,9 @@ pub struct FlowTable {
     /// Where the search for a flow that gives way goes on, and how many were looked at since one did.
     hand: usize,
     barren: usize,
+    /// How many flows gave way of late, and since when that is counted.
+    room_made: u32,
+    room_since: Timestamp,
     counts: Counts,
     asides: Asides,
     aggregates: Aggregates,
@@ -150,6 +153,8 @@ impl FlowTable {
             cursor: 0,
             hand: 0,
             barren: 0,
+            room_made: 0,
+            room_since: Timestamp::NONE,
             counts: Counts::default(),
             asides: Asides::new(settings.flows_max)?,
             aggregates: Aggregates::new(AGGREGATES_MAX, timeouts.active, timeouts.begin, hasher, observer),
