@@ -174,8 +174,9 @@ fn a_flood_of_ten_million_flows_takes_no_memory_and_leaves_a_conversation_exact(
     let ledger = line.worker.ledger(&Losses::default());
     let (evicted, records) = (ledger.flows.evicted, ledger.flows.records);
     println!("{evicted} flows gave way, {} packets in aggregates, {records} records", ledger.odd.in_aggregate);
-    // More than a million newcomers in ten seconds would be more records than anybody wants: the others are described by the aggregates.
-    assert!(evicted <= 1_000_000 && records <= 1_400_000, "{evicted} evicted, {records} records");
+    // 100,000 a second may give way. Each flow of the table is a Begin and an End record; aggregates describe all others in a few hundred.
+    assert!(evicted <= 1_000_000, "{evicted} evicted");
+    assert!(records <= 2 * (65_536 + evicted) + 500, "{records} records");
 }
 
 /// Memory of this process.
