@@ -9,6 +9,8 @@
 //! * [`reassembly`] — tunnel packets from their fragments
 //! * [`flow_table`] — live flows, and the records that come of them
 //! * [`worker`] — one receive queue: decode, fragments, flow table together
+//! * [`cores`] — which core each thread runs on
+//! * [`huge_pages`] — whether the kernel gives any to the flow tables
 //! * [`live`] — the loop around a worker that owns capture and clock
 //! * [`export`] — batches, numbered and held until they are acknowledged
 //! * [`uplink`] — the way to the collector
@@ -26,6 +28,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cores;
 pub mod decode;
 pub mod dedup;
 pub mod doctor;
@@ -33,6 +36,7 @@ pub mod export;
 pub mod flow_settings;
 pub mod flow_table;
 pub mod fragments;
+pub mod huge_pages;
 pub mod live;
 pub mod live_view;
 pub mod metrics;
