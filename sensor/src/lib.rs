@@ -39,7 +39,9 @@ pub mod fragments;
 pub mod huge_pages;
 pub mod live;
 pub mod live_view;
+mod machine;
 pub mod metrics;
+
 pub mod reassembly;
 pub mod replay;
 pub mod run;
