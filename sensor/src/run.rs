@@ -164,7 +164,7 @@ fn start_workers(
     stop: &Arc<AtomicBool>,
     ended: &mpsc::UnboundedSender<()>,
 ) -> anyhow::Result<Vec<Running>> {
-    // One secret for all: a flow has the same id on whichever queue its packets come.
+    // One secret for all, so that what is hashed with it compares across queues and ports.
     let hasher = KeyHasher::random().context("ask the kernel for random bytes")?;
     let mut workers = Vec::new();
     for (observation_point, port) in (1..).zip(opened) {
