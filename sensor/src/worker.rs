@@ -263,7 +263,12 @@ impl Worker {
             queued: counts.exported,
             not_sent: 0,
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
-            odd: Odd { late: counts.late, in_aggregate: counts.in_aggregate, tunnel_fragment_lost: self.reassembly.lost(), ..self.odd },
+            odd: Odd {
+                late: counts.late,
+                in_aggregate: counts.in_aggregate,
+                tunnel_fragment_lost: self.reassembly.lost(),
+                ..self.odd
+            },
         }
     }
 
