@@ -21,7 +21,7 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Hello, Message, RejectCode, VERSION};
 use spanwatch_sensor::export::{ExportSettings, Harvest};
 use spanwatch_sensor::uplink::settings::UplinkSettings;
-use spanwatch_sensor::uplink::{Uplink, check_reach};
+use spanwatch_sensor::uplink::{Port, Uplink, check_reach};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -104,6 +104,11 @@ fn authority(directory: &Path, ago: Duration) -> (Pki, PathBuf) {
     pki.init(&[], now().minus(ago), Existing::Keep).unwrap();
     let identity = pki.issue("plant1", now().minus(ago), Existing::Keep).unwrap();
     (pki, identity)
+}
+
+/// One port that the first worker reads.
+fn ports() -> Vec<Port> {
+    vec![Port { observation_point: 1, interface: "mon0".into(), workers: 0..1 }]
 }
 
 fn uplink_settings(collector: SocketAddr, identity: &Path) -> UplinkSettings {
@@ -197,7 +202,7 @@ fn ten_batches_arrive_and_are_acknowledged_after_the_commit() {
     let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
     let running = Running::start(directory.path(), &directory.path().join("pki"));
     let export = ExportSettings { batch_records_max: 100, batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(running.address(), &identity), export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(uplink_settings(running.address(), &identity), export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     for _ in 0..10 {
         harvests.send(workers.harvest(100)).unwrap();
@@ -256,7 +261,7 @@ fn a_connection_that_breaks_anywhere_costs_no_record_and_doubles_none() {
     running.runtime.spawn(unreliable(between, running.address(), lengths));
 
     let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     for _ in 0..200 {
         harvests.send(workers.harvest(40)).unwrap();
@@ -277,7 +282,7 @@ fn a_collector_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     let mut running = Running::start(directory.path(), &directory.path().join("pki"));
     let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
     let settings = uplink_settings(running.address(), &identity);
-    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     for turn in 0..6 {
         for _ in 0..20 {
@@ -301,7 +306,7 @@ fn an_earlier_start_is_turned_away_also_by_a_collector_that_was_restarted_since(
     let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
     let running = Running::start(directory.path(), &directory.path().join("pki"));
     let settings = uplink_settings(running.address(), &identity);
-    let (uplink, harvests) = Uplink::start(settings, ExportSettings::default(), 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, ExportSettings::default(), 7, "a test", ports()).unwrap();
     harvests.send(Workers::default().harvest(10)).unwrap();
     assert_eq!(uplink.finish().ledger.acknowledged, 30);
     let running = Running::start_with(running.stop());
@@ -320,7 +325,7 @@ fn a_full_queue_throws_the_newest_away_and_the_account_says_how_much() {
     let (_, identity) = authority(directory.path(), Duration::ZERO);
     let export = ExportSettings { batch_records_max: 1000, batch_age_millis: 1, queue_bytes_max: 1 << 20 };
     let settings = UplinkSettings { flush_timeout_secs: 0, ..uplink_settings(free_address(), &identity) };
-    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     while uplink.ledger().not_sent == 0 {
         harvests.send(workers.harvest(1000)).unwrap();
@@ -398,7 +403,7 @@ fn nonsense_closes_its_own_connection_and_no_other() {
     let running = Running::start(directory.path(), &directory.path().join("pki"));
     let address = running.address();
     let export = ExportSettings { batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     harvests.send(workers.harvest(10)).unwrap();
 

@@ -9,6 +9,7 @@
 //! batch tells the collector.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -206,10 +207,15 @@ impl Exporter {
         ledger
     }
 
-    /// What the capture port is judged by: all workers together.
+    /// What all capture ports together are judged by.
     pub fn health(&self) -> Health {
+        self.health_of(0..self.workers.len())
+    }
+
+    /// What one capture port is judged by, whose queues these workers read.
+    pub fn health_of(&self, workers: Range<usize>) -> Health {
         let mut health = Health::default();
-        for worker in &self.workers {
+        for worker in self.workers.iter().take(workers.end).skip(workers.start) {
             health.add(&worker.health);
         }
         health

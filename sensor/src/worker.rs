@@ -296,7 +296,12 @@ impl Worker {
             queued: counts.exported,
             not_sent: 0,
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
-            odd: Odd { late: counts.late, tunnel_fragment_lost: self.reassembly.lost(), ..self.odd },
+            odd: Odd {
+                late: counts.late,
+                in_aggregate: counts.in_aggregate,
+                tunnel_fragment_lost: self.reassembly.lost(),
+                ..self.odd
+            },
         }
     }
 
@@ -307,6 +312,7 @@ impl Worker {
             packets: self.delivered,
             sliced: self.odd.sliced,
             dropped: losses.dropped.total(),
+            shed: losses.dropped.shed,
             examined: found.examined,
             duplicate_copy: found.copies[Cause::Copy as usize],
             duplicate_routed: found.copies[Cause::Routed as usize],

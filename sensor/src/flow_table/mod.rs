@@ -7,8 +7,10 @@
 //! # When the table is full
 //! The newcomer takes the place of another flow among those that a hand passes next: of a TCP connection that is over, else of a SYN that
 //! nobody answered, else of a flow of one packet, else of a conversation that has been silent for half of its timeout; among equals of the
-//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. No packet is lost by it.
+//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. Where none may go, or too many
+//! went in the last tenth of a second, the packet is metered in a flow of prefixes ([`aggregates`]). No packet is lost by either.
 
+mod aggregates;
 mod aside;
 mod hash;
 mod index;
@@ -30,6 +32,7 @@ use spanwatch_common::health::Health;
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
 
+pub use aggregates::{AGGREGATES_MAX, Aggregates};
 pub use hash::{KeyHash, KeyHasher};
 pub use records::Records;
 pub use settings::FlowTableSettings;
@@ -71,6 +74,8 @@ pub struct Counts {
     pub exported: u64,
     /// Packets more than two seconds older than another before them.
     pub late: u64,
+    /// Metered packets that had no place in the table and are part of an aggregate.
+    pub in_aggregate: u64,
     /// Flows and records.
     pub flows: ledger::Flows,
 }
@@ -93,8 +98,12 @@ pub struct FlowTable {
     /// Where the search for a flow that gives way goes on, and how many were looked at since one did.
     hand: usize,
     barren: usize,
+    /// How many flows gave way of late, and since when that is counted.
+    room_made: u32,
+    room_since: Timestamp,
     counts: Counts,
     asides: Asides,
+    aggregates: Aggregates,
     tunnels: Tunnels,
     talkers: Talkers,
     /// What ICMP errors of the batch under way quoted.
@@ -143,8 +152,11 @@ impl FlowTable {
             cursor: 0,
             hand: 0,
             barren: 0,
+            room_made: 0,
+            room_since: Timestamp::NONE,
             counts: Counts::default(),
             asides: Asides::new(settings.flows_max)?,
+            aggregates: Aggregates::new(AGGREGATES_MAX, timeouts.active, timeouts.begin, hasher, observer),
             tunnels: Tunnels::new(settings.tunnels_max, timeouts.longest + timeouts.active, hasher),
             talkers: Talkers::default(),
             quoted: Vec::with_capacity(BATCH),
@@ -159,14 +171,22 @@ impl FlowTable {
         counts
     }
 
-    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, all else is zero.
+    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, and what was done because the table
+    /// was full or packets are sampled; all else is zero.
     pub fn health(&self) -> Health {
-        Health { erspan_packets: self.tunnels.erspan_packets, erspan_gaps: self.tunnels.erspan_gaps, ..self.health }
+        Health {
+            erspan_packets: self.tunnels.erspan_packets,
+            erspan_gaps: self.tunnels.erspan_gaps,
+            evicted: self.counts.flows.evicted,
+            in_aggregate: self.counts.in_aggregate,
+            keep_one_in: u64::from(self.sampling_rate),
+            ..self.health
+        }
     }
 
     /// Packets in the table, added up flow by flow: for proving that [`Counts`] tells the truth.
     pub fn packets_held(&self) -> u64 {
-        let mut held = 0;
+        let mut held = self.aggregates.packets_held();
         let mut from = 0;
         while let Some(at) = self.slab.next_taken(from, self.slab.touched()) {
             let (hot, cold) = self.slab.both(at);
@@ -196,6 +216,7 @@ impl FlowTable {
     pub fn sample(&mut self, one_in: u32) {
         self.sampling_rate = if one_in > 1 { one_in } else { 0 };
         self.sampled[1] = self.sampled[1].max(self.sampling_rate);
+        self.aggregates.sample(one_in);
     }
 
     /// Starts or stops looking for [`talkers`](Self::talkers).
@@ -336,10 +357,12 @@ impl FlowTable {
         overhead
     }
 
-    /// Begins a flow. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
+    /// Begins a flow, or counts the packet in an aggregate. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
     fn open(&mut self, update: &Update, predecessor: u64, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
         let packet = packet();
         if self.slab.is_full() && !self.make_room(update.at, out) {
+            self.aggregates.count(&packet);
+            self.counts.in_aggregate += 1;
             return None;
         }
         let opened = if predecessor == 0 { packet.at.as_nanos() } else { predecessor.cast_signed() };
