@@ -194,7 +194,7 @@ impl Spread {
         }
         // A Toeplitz key that repeats every 16 bits gives the same hash when addresses and ports change places.
         let repeats = hash.key.len() >= 4 && hash.key.windows(3).all(|three| three[0] == three[2]);
-        if !hash.mixed && !(hash.toeplitz && repeats) {
+        if !(hash.mixed || hash.toeplitz && repeats) {
             return Self::Asymmetric { key_len: hash.key.len() };
         }
         let has_one_end = |bits: u64| {
