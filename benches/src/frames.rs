@@ -112,7 +112,7 @@ impl Frames {
         all
     }
 
-    /// TCP in frames of 60, 594 and 1514 octets, 7 : 4 : 1 (362 octets on average), both ways, in [slots](Self::in_slots). The longer ones
+    /// TCP in frames of 60, 594 and 1514 octets, 7 : 4 : 1 (359 octets on average), both ways, in [slots](Self::in_slots). The longer ones
     /// carry 540 and 1460 octets of payload; sequences go on from packet to packet, and from pass to pass with [`renew`](Self::renew).
     pub fn imix(frames: usize, choice: &Choice) -> Self {
         let mut random = Random(1);

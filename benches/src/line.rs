@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::flow::{FlowEndReason, FlowRecord};
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::{BATCH, Frame, Losses};
 use spanwatch_sensor::flow_table::{KeyHasher, Observer};
@@ -81,10 +81,13 @@ impl Meter {
         &mut self.worker
     }
 
-    /// Ends all flows and gives their records.
-    pub fn finish(mut self) -> Vec<FlowRecord> {
-        self.worker.flush(spanwatch_common::flow::FlowEndReason::ForcedEnd);
-        self.worker.records().iter().collect()
+    /// Ends all flows and gives the records of that.
+    pub fn finish(&mut self) -> Vec<FlowRecord> {
+        self.worker.flush(FlowEndReason::ForcedEnd);
+        let records = self.worker.records();
+        let ended = records.iter().collect();
+        records.clear();
+        ended
     }
 }
 

@@ -8,7 +8,6 @@ use std::cell::Cell;
 use spanwatch_bench::frames::{Choice, Frames, over_ipv6, tcp};
 use spanwatch_bench::line::{Account, Meter};
 use spanwatch_bench::wrapped::{LONGEST, Wrapping};
-use spanwatch_common::flow::FlowEndReason;
 use spanwatch_sensor::flow_table::{FlowTableSettings, Records};
 use spanwatch_sensor::worker::MeterSettings;
 
@@ -74,8 +73,7 @@ fn measured(flow_table: FlowTableSettings, frames: &Frames) -> (Account, u64) {
     // Warm: both buffers have held as many records as there are flows.
     for _ in 0..2 {
         minute(&mut meter);
-        meter.worker().flush(FlowEndReason::ForcedEnd);
-        meter.worker().records().clear();
+        drop(meter.finish());
         minute(&mut meter);
     }
     let before = meter.account();
