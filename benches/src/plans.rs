@@ -195,11 +195,11 @@ fn fill(meter: &mut Meter, flows: u32, make: impl Fn(u32, Side, u16) -> Vec<u8>)
     }
 }
 
-/// A scan that the table is large enough for: unanswered and closed connections are given up after one second, so that at a million
-/// packets per second some one and a half million are live, and each packet that opens a flow sees another end.
+/// A scan that the table is large enough for: unanswered and closed connections are given up after one second, which the table sees within
+/// another, so that at a million packets per second at most two million are live, and each packet that opens a flow sees another end.
 fn scan(scale: Scale, frames: fn(u32) -> Frames) -> Line {
     let flow_table = FlowTableSettings {
-        flows_max: scale.flows_max(2_000_000),
+        flows_max: scale.flows_max(3_000_000),
         idle_timeout_half_open_secs: 1,
         idle_timeout_closed_secs: 1,
         ..FlowTableSettings::default()

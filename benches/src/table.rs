@@ -6,7 +6,7 @@ use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::Frame;
 use spanwatch_sensor::decode::{Around, Packet, Rules, decode};
-use spanwatch_sensor::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer};
+use spanwatch_sensor::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records};
 
 use crate::frames::{Choice, Frames};
 use crate::plans::{Scale, Work};
@@ -15,7 +15,7 @@ use crate::plans::{Scale, Work};
 pub fn updates(flows: u32, scale: Scale) -> impl Work {
     let packets = packets(&Frames::tcp(scale.packets(), &Choice::Uniform(scale.of(flows))));
     let mut table = table(flows, scale);
-    let mut records = Vec::new();
+    let mut records = Records::default();
     table.observe(&packets, &mut records); // so that a pass measures updates, not inserts
     move || {
         table.observe(black_box(&packets), &mut records);
@@ -28,7 +28,7 @@ pub fn updates(flows: u32, scale: Scale) -> impl Work {
 pub fn inserts(scale: Scale) -> impl Work {
     let packets = packets(&Frames::scan(scale.of(1 << 19)));
     let mut table = table(1, scale);
-    let mut records = Vec::new();
+    let mut records = Records::default();
     move || {
         table.observe(black_box(&packets), &mut records);
         table.flush(FlowEndReason::ForcedEnd, &mut records);

@@ -51,14 +51,16 @@ fn steady_lines_open_and_end_no_flow() {
 fn a_scan_is_as_many_flows_as_it_should_be_and_they_end_as_fast_as_they_open() {
     for (frames, packets_per_flow) in [(Frames::scan as fn(u32) -> Frames, 1), (Frames::refused_scan, 2)] {
         let mut line = scan(SCALE, frames);
-        for _ in 0..4 {
+        let (mut flows, mut records) = (0, 0);
+        for _ in 0..6 {
             let (done, handled) = pass(&mut line);
-            let flows = handled as u64 / packets_per_flow;
-            assert_eq!((done.metered, done.opened), (handled as u64, flows));
-            // One Begin and one End for each, in the long run.
-            assert!((2 * flows * 9 / 10..=2 * flows * 11 / 10).contains(&done.records), "{done:?} of {flows} flows");
-            assert!(done.live < 2_000_000 / 64, "{done:?}: the table is large enough");
+            assert_eq!((done.metered, done.opened), (handled as u64, handled as u64 / packets_per_flow));
+            assert!(done.live < 3_000_000 / 64 * 9 / 10, "{done:?}: the table is large enough");
+            flows += done.opened;
+            records += done.records;
         }
+        // One Begin and one End for each, in the long run.
+        assert!((2 * flows * 9 / 10..=2 * flows * 11 / 10).contains(&records), "{records} records of {flows} flows");
         assert_nothing_odd(&mut line);
     }
 }
