@@ -1,0 +1,3 @@
+//! The sensor against line rate.
+
+fn main() {}
