@@ -17,7 +17,7 @@ use spanwatch_sensor::capture::{BATCH, Frame};
 use spanwatch_sensor::decode::{Around, Packet, Rules, decode};
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
-use spanwatch_sensor::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer};
+use spanwatch_sensor::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records};
 use spanwatch_sensor::worker::{MeterSettings, Worker};
 
 const ROUNDS: usize = 15;
@@ -157,7 +157,7 @@ fn bench_decode_of(around: Around60) -> Box<dyn FnMut() -> usize> {
 fn bench_table(flows: u32) -> Box<dyn FnMut() -> usize> {
     let packets = packets(flows);
     let mut table = FlowTable::new(&settings(flows), KeyHasher::fixed(), Observer::default()).expect("memory");
-    let mut records = Vec::new();
+    let mut records = Records::default();
     table.observe(&packets, &mut records); // so that a round measures updates, not inserts
     Box::new(move || {
         table.observe(black_box(&packets), &mut records);
@@ -180,7 +180,7 @@ fn bench_scan() -> Box<dyn FnMut() -> usize> {
         })
         .collect();
     let mut table = FlowTable::new(&settings(1), KeyHasher::fixed(), Observer::default()).expect("memory");
-    let mut records = Vec::new();
+    let mut records = Records::default();
     Box::new(move || {
         table.observe(black_box(&packets), &mut records);
         table.flush(FlowEndReason::ForcedEnd, &mut records);
@@ -218,10 +218,10 @@ fn bench_line(flows: u32, dedup: DedupMode) -> Box<dyn FnMut() -> usize> {
 
 fn batch() -> Batch {
     let mut table = FlowTable::new(&settings(4096), KeyHasher::fixed(), Observer::default()).expect("memory");
-    let mut records: Vec<FlowRecord> = Vec::new();
-    table.observe(&packets(4096), &mut records);
-    table.flush(FlowEndReason::ForcedEnd, &mut records);
-    records.truncate(4096);
+    let mut out = Records::default();
+    table.observe(&packets(4096), &mut out);
+    table.flush(FlowEndReason::ForcedEnd, &mut out);
+    let records: Vec<FlowRecord> = out.iter().take(4096).collect();
     Batch { sensor: "bench".into(), boot: 1, sequence: 1, records, ..Batch::default() }
 }
 
