@@ -58,6 +58,20 @@ bench-build:
 	@deploy/packages.sh build bench
 	cargo build --release --locked --workspace --bin stages
 
+# Programs of the generator's crate only: the query engine is not needed for this.
+.PHONY: bench-live
+bench-live: ## as root: the sensor live on a veth pair against the most that anyone could do there, and under a flood
+	@deploy/packages.sh build lab
+	cargo build --release --locked -p spanwatch-generator
+	$(as_root) $(bin)/live $(ARGS)
+	$(as_root) $(bin)/live --flood
+
+.PHONY: bench-peers
+bench-peers: ## as root: the sensor against softflowd and nfpcapd, on the same captures and the same core
+	@deploy/packages.sh build lab peers
+	cargo build --release --locked -p spanwatch-sensor
+	$(as_root) benches/peers.py $(bin)/spanwatch-sensor
+
 .PHONY: fmt
 fmt: ## formats the Rust code
 	cargo fmt --all
