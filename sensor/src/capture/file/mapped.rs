@@ -5,7 +5,10 @@
 //! as long as the file was, and what came later is read the ordinary way. Octets that somebody overwrites in place may be seen old or new, as with
 //! any way of reading.
 
-#![allow(unsafe_code, reason = "a mapping of a file, the handler that keeps it from ending the process, and the prefetch instruction")]
+#![allow(
+    unsafe_code,
+    reason = "a mapping of a file, the handler that keeps it from ending the process, and the prefetch instruction"
+)]
 
 use std::fs::File;
 use std::io;

@@ -95,8 +95,7 @@ impl File {
     /// Opens a file for several threads, each of which reads all of it; `-` is standard input.
     ///
     /// A plain file is in memory once for all of them, and each goes at its own pace. Anything else is read once and goes through queues
-    /// of a few pieces: where one has nothing waiting, [`drain`](Capture::drain) hands out fewer frames than it was asked for, and
-    /// [`wait`](Capture::wait) waits. Each of them must be read on until it ended, or dropped; otherwise the others wait for ever.
+    /// of a few pieces: where one has nothing waiting, [`drain`](Capture::drain) hands out none, and [`wait`](Capture::wait) waits. Each of them must be read on until it ended, or dropped; otherwise the others wait for ever.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -150,19 +149,34 @@ impl File {
         };
         let Some(header) = input.bytes().first_chunk::<HEADER_OCTETS>() else {
             let length = input.bytes().len();
-            return Err(refuse(name, match (damage, input.packing()) {
-                (Some(error), Some(packing)) => format!("its {packing} stream is damaged: {error}"),
-                (Some(error), None) => error.to_string(),
-                (None, _) if length == 0 => "it is empty".to_owned(),
-                (None, _) => format!("it has only {length} octets, less than the header of any capture file"),
-            }));
+            return Err(refuse(
+                name,
+                match (damage, input.packing()) {
+                    (Some(error), Some(packing)) => format!("its {packing} stream is damaged: {error}"),
+                    (Some(error), None) => error.to_string(),
+                    (None, _) if length == 0 => "it is empty".to_owned(),
+                    (None, _) => format!("it has only {length} octets, less than the header of any capture file"),
+                },
+            ));
         };
         let (parser, used) = Parser::new(header).map_err(|damage| refuse(name, damage.0.into_owned()))?;
         input.pass(used);
         let packing = input.packing().map(|packing| format!(" in {packing}")).unwrap_or_default();
         let description = format!("file {name}, {}{packing}", parser.format());
         let (unread, name) = (Unread::default(), name.to_owned());
-        Ok(Self { name, description, input, parser, scout: Scout::default(), last: Timestamp::NONE, kept: Kept::NONE, read: 0, unread, has_ended: false, trouble: None })
+        Ok(Self {
+            name,
+            description,
+            input,
+            parser,
+            scout: Scout::default(),
+            last: Timestamp::NONE,
+            kept: Kept::NONE,
+            read: 0,
+            unread,
+            has_ended: false,
+            trouble: None,
+        })
     }
 
     /// Octets read so far of the file as it lies on the disk, packed or not.
@@ -230,13 +244,14 @@ impl Capture for File {
         Ok(())
     }
 
-    /// Hands out as many frames as are wanted until the file ends, unless it is [shared](File::open_shared) and nothing waits. So where a batch
-    /// ends depends on the file alone, and not on the pieces it came in.
+    /// Hands out one batch of as many frames as are wanted, at most [`BATCH`]; fewer at the end of the file and where a MiB without packets
+    /// stands between them, so that where a batch ends depends on the file alone and not on the pieces it comes in. None when the file is
+    /// [shared](File::open_shared) and nothing waits.
     fn drain(&mut self, _: Timestamp, max: usize, mut each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
         let mut frames = 0;
-        while frames < max && !self.has_ended {
+        while frames == 0 && max > 0 && !self.has_ended {
             let input = self.input.bytes();
-            let mut batch = Batch::new(max - frames);
+            let mut batch = Batch::new(max);
             self.kept.lend(input, &mut batch);
             let mut over = None;
             self.scout.look(input, &self.parser, self.last);
@@ -263,12 +278,12 @@ impl Capture for File {
             if !batch.frames().is_empty() {
                 each(batch.frames());
             }
-            let (found, passed) = (batch.frames().len(), batch.passed);
-            frames += found;
+            let passed = batch.passed;
+            frames = batch.frames().len();
             self.last = batch.frames().last().map_or(self.last, |frame| frame.at);
-            self.read += found as u64;
+            self.read += frames as u64;
             self.input.pass(passed);
-            self.scout.pass(passed, found);
+            self.scout.pass(passed, frames);
             self.kept.clear();
             if self.input.is_torn() {
                 over = Some(Over::Torn);

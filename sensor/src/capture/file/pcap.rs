@@ -3,7 +3,9 @@
 use super::batch::Batch;
 use super::link_type;
 use super::mapped::prefetch;
-use super::parser::{ByteOrder, Damage, Fields, HEADER_OCTETS, NEAR_SECS, PACKET_OCTETS_MAX, PREFETCH_OCTETS, Step, timestamp, without_fcs};
+use super::parser::{
+    ByteOrder, Damage, Fields, HEADER_OCTETS, NEAR_SECS, PACKET_OCTETS_MAX, PREFETCH_OCTETS, Step, timestamp, without_fcs,
+};
 use crate::capture::{Frame, Link};
 use spanwatch_common::time::Timestamp;
 

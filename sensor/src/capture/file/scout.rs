@@ -53,7 +53,8 @@ impl Scout {
         let mut found = 0;
         for (n, place) in places.iter_mut().enumerate() {
             let piece = begin + n * PIECE_OCTETS;
-            *place = (piece..piece + SEARCH_OCTETS).find(|&place| parser.guess(&input[place..], near).is_some()).unwrap_or(usize::MAX);
+            *place =
+                (piece..piece + SEARCH_OCTETS).find(|&place| parser.guess(&input[place..], near).is_some()).unwrap_or(usize::MAX);
             found += usize::from(*place != usize::MAX);
         }
         let mut walking = found;
