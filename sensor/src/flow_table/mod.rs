@@ -90,6 +90,9 @@ pub struct FlowTable {
     sampled: [u32; 2],
     sampling_rate: u32,
     newborn: VecDeque<Newborn>,
+    newborn_max: usize,
+    /// This table's number, and how many tables there are that have the flows between them.
+    share: (u64, u64),
     /// The stretch of time, a multiple of the active timeout, to which new packets belong.
     slice: Slice,
     newest: Timestamp,
@@ -146,6 +149,8 @@ impl FlowTable {
             sampled: [0; 2],
             sampling_rate: 0,
             newborn: VecDeque::with_capacity(NEWBORN_MAX),
+            newborn_max: NEWBORN_MAX,
+            share: (0, 1),
             slice: Slice::default(),
             newest: Timestamp::NONE,
             swept: Timestamp::NONE,
@@ -169,6 +174,11 @@ impl FlowTable {
         let mut counts = self.counts;
         counts.flows.live = self.slab.len as u64;
         counts
+    }
+
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.slab.len as u64
     }
 
     /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, and what was done because the table
@@ -219,6 +229,13 @@ impl FlowTable {
         self.aggregates.sample(one_in);
     }
 
+    /// From now on this is table `number` of `of`, counted from 0, each of which is given all packets and takes those of its own flows. Nothing
+    /// but a full table makes it matter how many there are: so many flows wait for their Begin record as the table has room for.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.share = (number as u64, of as u64);
+        self.newborn_max = self.newborn_max.max(self.slab.capacity());
+    }
+
     /// Starts or stops looking for [`talkers`](Self::talkers).
     pub fn watch(&mut self, is_watched: bool) {
         self.talkers.watch(is_watched);
@@ -254,27 +271,39 @@ impl FlowTable {
     #[inline]
     pub fn update(&mut self, updates: &mut [Update], packet: impl Fn(&Update) -> Packet, out: &mut Records) {
         out.observed_by(self.observer);
-        while self.newborn.len() > NEWBORN_MAX - BATCH {
+        while self.newborn.len() > self.newborn_max - BATCH {
             self.begin_oldest(out);
         }
+        let mut elsewhere = 0;
         for update in &mut *updates {
             update.guess = self.slab.guess(update.hash, update.guess);
         }
         let mut payload_octets = 0;
         for update in &*updates {
             self.tick(update.at);
+            if self.share.1 > 1 && !self.is_ours(update.hash) {
+                elsewhere += 1;
+                continue;
+            }
             payload_octets += u64::from(update.payload_octets);
             if !self.slab.hot_mut(update.guess as usize).take(update, self.slice.start, self.timeouts.shortest_nanos) {
                 self.add(update, &|| packet(update), out);
             }
         }
         self.health.tcp_octets += payload_octets;
-        self.counts.metered += updates.len() as u64;
+        self.counts.metered += updates.len() as u64 - elsewhere;
         while let Some(quoted) = self.quoted.pop() {
             if let Some(at) = self.slab.find(self.hasher.hash(&quoted.key)) {
                 self.slab.both_mut(at).1.icmp_error[quoted.way.index()] = quoted.type_code;
             }
         }
+    }
+
+    /// Whether the flow of this key belongs to this table, and not to another one that it shares the flows with.
+    fn is_ours(&self, hash: KeyHash) -> bool {
+        let (number, of) = self.share;
+        // The lower bits of the hash choose the table, the upper ones the place in it.
+        (u64::from(hash.home as u32) * of) >> 32 == number
     }
 
     /// Takes note of a packet's time.
