@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use spanwatch_common::wire::batch::FORM;
 use spanwatch_common::wire::{self, Ack, Batch, Hello, Message, Reject, RejectCode, VERSION, Welcome};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -197,7 +198,8 @@ impl Ingest {
             _ => return Err(End::Reject(RejectCode::Protocol, "the first message was no hello".to_owned())),
         };
         self.check(&hello, name)?;
-        let mut welcome = Welcome { version: VERSION, resume_after: 0, credit: self.settings.credit_batches };
+        let batch_form = hello.batch_form.min(FORM);
+        let mut welcome = Welcome { version: VERSION, resume_after: 0, credit: self.settings.credit_batches, batch_form };
         if hello.boot == ONLY_ASKING {
             return write(stream, &Message::Welcome(welcome)).await.map(|()| None);
         }
