@@ -133,10 +133,12 @@ impl Vitals {
             page.value("sensor_connected", &format!("sensor=\"{sensor}\""), u64::from(status.connected));
         }
         type Get = fn(&crate::ingest::registry::Status) -> u64;
-        let counters: [(&str, &str, Get); 6] = [
+        let counters: [(&str, &str, Get); 8] = [
             ("sensor_connects_total", "How often the sensor was welcomed.", |status| status.connects),
             ("sensor_batches_total", "New batches.", |status| status.batches),
             ("sensor_records_total", "Records in new batches.", |status| status.records),
+            ("sensor_joined_total", "Records put together of two halves of a flow.", |status| status.joined),
+            ("sensor_lone_halves_total", "Halves of flows whose other half did not come.", |status| status.lone_halves),
             ("sensor_repeats_total", "Batches that came again and were dropped.", |status| status.repeats),
             ("sensor_gaps_total", "Batches that never came.", |status| status.gaps),
             ("sensor_malformed_total", "Messages that made no sense.", |status| status.malformed),
