@@ -35,7 +35,9 @@ pub mod flow_table;
 pub mod fragments;
 pub mod live;
 pub mod live_view;
+mod machine;
 pub mod metrics;
+
 pub mod reassembly;
 pub mod replay;
 pub mod run;

@@ -8,11 +8,12 @@ use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{BATCH, Frame, Link, Losses};
-use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
+use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable, Update};
 use crate::dedup::{Cause, Dedup};
 use crate::flow_settings::{FlowSettings, KeyContext};
 use crate::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
+use crate::machine::prefetch;
 use crate::reassembly::Reassembly;
 
 /// Settings of the middle of the line.
@@ -29,6 +30,20 @@ pub struct MeterSettings {
     pub fragments: FragmentSettings,
 }
 
+/// Frames before one that is read, when it is fetched.
+const AHEAD: usize = 6;
+/// Origin of the first of [`Batch::packets`]; below it are frames.
+const WHOLE: u16 = BATCH as u16;
+
+/// Packets that wait for the flow table.
+struct Batch {
+    /// The first `len` of these.
+    updates: [Update; BATCH],
+    len: usize,
+    /// Those that were read as a whole.
+    packets: Vec<Packet>,
+}
+
 /// Turns frames into records, and accounts for every one.
 pub struct Worker {
     table: FlowTable,
@@ -37,10 +52,9 @@ pub struct Worker {
     reassembly: Reassembly,
     rules: Rules,
     context: KeyContext,
+    hasher: KeyHasher,
     around: Around,
-    /// Packets that wait for the flow table: the first `waiting` of these.
-    batch: Vec<Packet>,
-    waiting: usize,
+    batch: Batch,
     records: Records,
     delivered: u64,
     ignored: Ignored,
@@ -61,9 +75,9 @@ impl Worker {
             reassembly: Reassembly::new(settings.fragments.tunnel_packets_max),
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             context: KeyContext::new(&settings.flow.key, hasher),
+            hasher,
             around: Around::default(),
-            batch: vec![Packet::blank(Timestamp::NONE, 0); BATCH],
-            waiting: 0,
+            batch: Batch { updates: [Update::NONE; BATCH], len: 0, packets: Vec::with_capacity(BATCH) },
             records: Records::default(),
             delivered: 0,
             ignored: Ignored::default(),
@@ -72,41 +86,54 @@ impl Worker {
         })
     }
 
-    /// Takes a batch of frames and puts them into their flows.
-    #[inline]
+    /// Takes frames and puts them into their flows.
     pub fn take(&mut self, frames: &[Frame<'_>]) {
-        for frame in frames {
-            self.take_one(frame);
+        for batch in frames.chunks(BATCH) {
+            self.take_batch(batch);
         }
-        self.observe();
     }
 
+    /// Nearly every packet is read for what its flow needs of it and no more; where a flow wants all of it, the frame is read again.
     #[inline]
-    fn take_one(&mut self, frame: &Frame<'_>) {
-        self.delivered += 1;
-        if !decode::decode_plain(frame, &self.rules, &mut self.batch[self.waiting]) {
-            return self.take_any(frame);
-        }
-        let packet = &self.batch[self.waiting];
-        self.odd.sliced += u64::from(packet.is_cut);
-        count_health(packet, &mut self.health);
-        if self.dedup.is_looking(packet.at) {
-            let packet = *packet;
-            if self.is_removed(frame.bytes, &packet) {
-                return;
+    fn take_batch(&mut self, frames: &[Frame<'_>]) {
+        self.delivered += frames.len() as u64;
+        for (origin, frame) in (0..).zip(frames) {
+            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD).and_then(|frame| frame.bytes.first()) {
+                prefetch(ahead);
+            }
+            let is_plain = frame.interface == 0 && !self.context.is_wanted() && !self.dedup.is_looking(frame.at);
+            match decode::update_plain(frame, &self.rules, &self.hasher) {
+                Some((update, tag)) if is_plain => {
+                    self.table.prefetch(update.hash);
+                    self.health.octets += u64::from(update.frame_octets);
+                    self.health.group_packets += u64::from(frame.bytes[0] & 1);
+                    self.odd.sliced += u64::from(frame.bytes.len() < update.frame_octets as usize);
+                    if let Some(tag) = tag {
+                        self.health.encapsulations[tag as usize] += 1;
+                    }
+                    self.batch.updates[self.batch.len] = Update { origin, ..update };
+                    self.batch.len += 1;
+                }
+                _ => self.take_any(frame),
             }
         }
-        if self.context.is_wanted() || frame.interface != 0 {
-            self.around = Around::default(); // a tag at most
-            self.batch[self.waiting] = self.completed(self.batch[self.waiting], frame);
-        }
-        self.keep();
+        let (rules, Batch { updates, len, packets }) = (&self.rules, &mut self.batch);
+        let packet = |update: &Update| match update.origin.checked_sub(WHOLE) {
+            Some(place) => packets[usize::from(place)],
+            None => {
+                let frame = &frames[usize::from(update.origin)];
+                decode::decode_plain(frame, rules).unwrap_or_else(|| Packet::blank(frame.at, frame.octets()))
+            }
+        };
+        self.table.update(&mut updates[..*len], packet, &mut self.records);
+        self.batch.len = 0;
+        self.batch.packets.clear();
     }
 
-    /// Takes a frame that is not a plain one.
+    /// Takes a frame of which everything is asked.
     #[inline(never)]
     fn take_any(&mut self, frame: &Frame<'_>) {
-        match decode::decode_any(frame, &self.rules, &mut self.around) {
+        match decode::decode(frame, &self.rules, &mut self.around) {
             Ok(mut packet) => {
                 self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
                 packet.odd.count(&mut self.odd);
@@ -115,8 +142,8 @@ impl Worker {
                     return;
                 }
                 if packet.fragment.is_none() || self.take_fragment(frame, &mut packet) {
-                    self.batch[self.waiting] = self.completed(packet, frame);
-                    self.keep();
+                    let packet = self.completed(packet, frame);
+                    self.keep(packet);
                 }
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
@@ -125,13 +152,14 @@ impl Worker {
         }
     }
 
-    /// The packet behind those that wait counts.
-    #[inline]
-    fn keep(&mut self) {
-        self.waiting += 1;
-        if self.waiting == BATCH {
-            self.observe();
-        }
+    /// The packet counts.
+    fn keep(&mut self, packet: Packet) {
+        let hash = self.hasher.hash(&packet.key);
+        self.table.prefetch(hash);
+        let Batch { updates, len, packets } = &mut self.batch;
+        updates[*len] = Update::of(&packet, hash, WHOLE + packets.len() as u16);
+        *len += 1;
+        packets.push(packet);
     }
 
     /// Whether the packet is a second copy that does not count; if so, it is accounted for.
@@ -190,24 +218,29 @@ impl Worker {
         packet
     }
 
-    fn observe(&mut self) {
-        self.table.observe(&self.batch[..self.waiting], self.records.as_vec());
-        self.waiting = 0;
+    /// Makes the records that are due at `now`. Looks at a share of the flows that grows with the time since the last call.
+    pub fn settle(&mut self, now: Timestamp) {
+        self.reassembly.expire(now);
+        self.table.expire(now, &mut self.records);
     }
 
-    /// Puts the frames taken so far into their flows, and makes the records that are due at `now`.
-    pub fn settle(&mut self, now: Timestamp) {
-        self.observe();
+    /// The same, but of the flows only at those that wait for their Begin record.
+    pub fn begin(&mut self, now: Timestamp) {
         self.reassembly.expire(now);
-        self.table.expire(now, self.records.as_vec());
+        self.table.begin_due(now, &mut self.records);
+    }
+
+    /// The same, and looks at every flow: what comes out then depends on the frames and `now` alone.
+    pub fn settle_fully(&mut self, now: Timestamp) {
+        self.reassembly.expire(now);
+        self.table.expire_all(now, &mut self.records);
     }
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason) {
-        self.observe();
         self.dedup.restart();
         self.reassembly.give_up();
-        self.table.flush(reason, self.records.as_vec());
+        self.table.flush(reason, &mut self.records);
     }
 
     /// The records made since they were last taken away.
@@ -215,8 +248,7 @@ impl Worker {
         &mut self.records
     }
 
-    /// The account so far, with the capture's side of it. Frames that were taken are metered once they are
-    /// [`settle`](Self::settle)d. Records count as queued from the moment they are made.
+    /// The account so far, with the capture's side of it. Records count as queued from the moment they are made.
     pub fn ledger(&self, losses: &Losses) -> Ledger {
         let counts = self.table.counts();
         Ledger {
