@@ -109,10 +109,10 @@ pub struct Row {
     /// which its other half counts, and for an aggregate, of which nobody knows.
     pub events: u32,
     /// Whether it stands for all flows between two prefixes that had no place in the sensor's table: source and destination are then the
-    /// first addresses of these, and no hosts.
+    /// first addresses of these. A prefix may be as long as an address, and mean one host.
     pub aggregate: bool,
-    /// How many leading bits of the source count in an aggregate, else 0.
-    pub source_prefix: u8,
+    /// How many leading bits of the source count, where it is a prefix and no host.
+    pub source_prefix: Option<u8>,
     /// The cloud's names around the flow; none for a sensor.
     pub context: Option<Arc<CloudContext>>,
     /// The platform's own traffic (load-balancer probes and the like): no fixed rule counts it.
@@ -155,7 +155,7 @@ impl Row {
             class: sites.class(record.source, record.destination),
             events: if aggregate || is_answering_half(record) { 0 } else { cloud.map_or(1, |cloud| cloud.events.max(1)) },
             aggregate,
-            source_prefix: record.prefix_lengths[FORWARD],
+            source_prefix: source_prefix(record),
             context: cloud.map(|cloud| cloud.context.clone()),
             platform: cloud.is_some_and(|cloud| cloud.context.is_platform()),
         })
@@ -178,6 +178,12 @@ impl Row {
 /// Whether many flows are summed up in it (RFC 7015).
 fn is_aggregate(record: &FlowRecord) -> bool {
     record.prefix_lengths != [0; 2]
+}
+
+/// How many bits of an aggregate's source count; none if all do.
+fn source_prefix(record: &FlowRecord) -> Option<u8> {
+    let all = if record.source.as_v4().is_some() { 32 } else { 128 };
+    Some(record.prefix_lengths[FORWARD]).filter(|&bits| is_aggregate(record) && bits < all)
 }
 
 /// Whether the other direction may be in another record, which the collector has not found.

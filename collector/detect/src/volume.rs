@@ -11,7 +11,7 @@
 //! | tells | the largest deviation above 0 of each key, when the range ends | each window upwards of both thresholds |
 //! | who | the virtual machine at the source, by the last part of its name | the source address |
 //! | observers | added up | kept apart, so that what two of them saw is not counted twice |
-//! | aggregates of a full table | left out, as they are from exported flow logs | under their prefix |
+//! | aggregates of a full table | left out, as they are from exported flow logs | under the source prefix; under the source if it is one host |
 //!
 //! Only Traffic Analytics names virtual machines; its rows without one are dropped, as the KQL does. In rows of flow logs and
 //! sensors the source address takes the machine's place.
@@ -68,9 +68,9 @@ struct Key {
     host: Address,
     protocol: u8,
     port: u16,
-    /// How many bits of `host` count, where it stands for all hosts of a prefix; else 0.
+    /// How many bits of `host` count, where it stands for all hosts of a prefix.
     #[serde(default)]
-    prefix: u8,
+    prefix: Option<u8>,
 }
 
 /// One key in one open window.
@@ -255,10 +255,10 @@ impl Volume {
 
     fn finding(&self, key: &Key, cell: &Cell, start: Timestamp, mean: f64, value: f64, stage: Stage) -> Finding {
         let Key { name, host, protocol, port, prefix } = key;
-        let who = match host {
-            host if !host.is_some() => name.0.to_string(),
-            host if *prefix > 0 => format!("{host}/{prefix}"),
-            host => host.to_string(),
+        let who = match prefix {
+            _ if !host.is_some() => name.0.to_string(),
+            Some(bits) => format!("{host}/{bits}"),
+            None => host.to_string(),
         };
         let threshold = if self.rule.variant == Variant::Fixed { self.threshold } else { 0.0 };
         let service = service_name(*protocol, *port);

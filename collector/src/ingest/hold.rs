@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::join::{Joined, is_half, join};
 
-/// Records that are held at most; reaching it, they go on.
+/// Records that are held at most, some 80 MB of memory for a connection; reaching it, they go on.
 const ROWS_MAX: usize = 1 << 17;
 
 /// Consecutive batches of one start of a sensor, as one. At least one.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,8 @@ use super::registry::{Admission, Fate, Registry, Session};
 use super::settings::IngestSettings;
 use super::{Inquiry, LaterStart, Outlets, Shipment, stopped, tls};
 
+/// Versions of the conversation that are understood: what is sent says by itself how it is packed.
+const VERSIONS: RangeInclusive<u32> = 1..=VERSION;
 /// The slowest that a frame may arrive.
 const BYTES_PER_SEC_MIN: u64 = 16 << 10;
 /// How often an acknowledgement is repeated, as a sign of life.
@@ -199,7 +202,7 @@ impl Ingest {
             _ => return Err(End::Reject(RejectCode::Protocol, "the first message was no hello".to_owned())),
         };
         self.check(&hello, name)?;
-        let mut welcome = Welcome { version: VERSION, resume_after: 0, credit: self.settings.credit_batches };
+        let mut welcome = Welcome { version: hello.version, resume_after: 0, credit: self.settings.credit_batches };
         if hello.boot == ONLY_ASKING {
             return write(stream, &Message::Welcome(welcome)).await.map(|()| None);
         }
@@ -224,10 +227,12 @@ impl Ingest {
     }
 
     fn check(&self, hello: &Hello, name: &str) -> Result<(), End> {
-        if hello.version != VERSION {
+        if !VERSIONS.contains(&hello.version) {
             let reason = format!(
-                "it speaks version {} of the protocol, this collector version {VERSION}; upgrade the older of the two",
-                hello.version
+                "it speaks version {} of the protocol, this collector versions {} to {}; upgrade the older of the two",
+                hello.version,
+                VERSIONS.start(),
+                VERSIONS.end()
             );
             return Err(End::Reject(RejectCode::Version, reason));
         }

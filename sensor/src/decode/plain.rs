@@ -122,7 +122,9 @@ pub(super) fn packet(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
         is_cut: frame.bytes.len() < plain.frame_octets as usize,
         ..Packet::blank(frame.at, plain.frame_octets)
     };
-    if plain.is_tcp() && let Some(tcp) = ip.last_chunk() {
+    if plain.is_tcp()
+        && let Some(tcp) = ip.last_chunk()
+    {
         packet.tcp_flags(plain.u16(32));
         packet.tcp_numbers(tcp, plain.ip_octets() - 20 - plain.header_octets());
     }
@@ -144,7 +146,8 @@ fn headers<'a>(frame: &Frame<'a>, rules: &Rules) -> Option<Plain<'a>> {
         return None;
     }
     let ip_octets = plain.ip_octets();
-    if plain.frame_octets >= plain.ethernet_octets() + ip_octets + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb]) {
+    if plain.frame_octets >= plain.ethernet_octets() + ip_octets + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb])
+    {
         return None;
     }
     let is_whole = match plain.protocol() {

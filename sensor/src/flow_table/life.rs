@@ -257,9 +257,11 @@ pub(super) fn is_reopened(hot: &Hot, packet: &Update) -> bool {
 /// Whether a TCP connection said more than SYN in a slice, and was answered more than that it is refused, as far as one side can tell.
 fn is_established(hot: &Hot, cold: &Cold, packets: [u64; 2]) -> bool {
     cold.protocol == protocol::TCP
-        && hot.half.iter().zip(packets).any(|(half, packets)| {
-            half.flags & tcp::ACK != 0 && (packets > 1 || half.flags & (tcp::SYN | tcp::RST) == 0)
-        })
+        && hot
+            .half
+            .iter()
+            .zip(packets)
+            .any(|(half, packets)| half.flags & tcp::ACK != 0 && (packets > 1 || half.flags & (tcp::SYN | tcp::RST) == 0))
 }
 
 fn missed_octets(aside: &Aside) -> u64 {

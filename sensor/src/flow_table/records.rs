@@ -102,15 +102,7 @@ impl Records {
     /// Adds what the table holds of a flow.
     pub(super) fn push(&mut self, hot: &Hot, cold: &Cold, aside: Option<&Aside>, wide: Option<(&Wide, Named)>, cause: Cause) {
         let Cause { state, reason, sampling_population } = cause;
-        let mut slice = Slice {
-            hot: bytemuck::cast(*hot),
-            cold: *cold,
-            sampling_population,
-            aside: 0,
-            wide: 0,
-            state,
-            reason,
-        };
+        let mut slice = Slice { hot: bytemuck::cast(*hot), cold: *cold, sampling_population, aside: 0, wide: 0, state, reason };
         if let Some(aside) = aside {
             self.asides.push(*aside);
             slice.aside = self.asides.len() as u32;

@@ -186,8 +186,8 @@ impl bins::Rule for Outbound {
             Variant::Fixed => row.class == FlowClass::External && row.direction != Direction::Inbound,
         };
         let counts = outside && row.source.is_some() && looks_at(self.card.variant, &self.exclude, row);
-        // An aggregate adds to the hour, but is no source that could be told.
-        let source = if row.aggregate { Address::NONE } else { row.source };
+        // A prefix adds to the hour, but is no source that could be told.
+        let source = if row.source_prefix.is_some() { Address::NONE } else { row.source };
         counts.then(|| (Name(row.observer.clone()), source))
     }
 
