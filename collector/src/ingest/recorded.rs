@@ -391,7 +391,7 @@ impl Decoder {
 /// What `head`, the beginning of a source or of the rest of one, is the beginning of; none if more of it is needed.
 fn recognise(head: &[u8], whole: bool, resume: Option<&Resume>, name: &str, options: &Options) -> Option<Shape> {
     let (number, offset) = resume.map_or((0, 0), |resume| (resume.record, resume.byte_offset));
-    match head.first_chunk() {
+    match head.first_chunk::<HEADER_LEN>() {
         // Long frames have their length in the first three bytes, as they are limited.
         Some(first @ &[_, _, _, 0, ..]) if Header::parse(first).is_ok() => {
             return Some(Shape::Frames(Frames { number, offset, ..Frames::default() }));
