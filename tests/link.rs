@@ -465,7 +465,8 @@ impl Speaker {
 }
 
 fn hello(sensor: &str, boot: u64) -> Message {
-    Message::Hello(Hello { version: VERSION, sensor: sensor.to_owned(), boot, next: 1, software: "a test".to_owned() })
+    let (sensor, software) = (sensor.to_owned(), "a test".to_owned());
+    Message::Hello(Hello { version: VERSION, sensor, boot, next: 1, software, ..Hello::default() })
 }
 
 #[test]

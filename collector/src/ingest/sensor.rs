@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use spanwatch_common::wire::batch::FORM;
 use spanwatch_common::wire::{self, Ack, Hello, Message, Reject, RejectCode, VERSION, Welcome};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,8 +27,6 @@ use super::registry::{Admission, Fate, Registry, Session};
 use super::settings::IngestSettings;
 use super::{Inquiry, LaterStart, Outlets, Shipment, stopped, tls};
 
-/// Versions of the conversation that are understood: what is sent says by itself how it is packed.
-const VERSIONS: RangeInclusive<u32> = 1..=VERSION;
 /// The slowest that a frame may arrive.
 const BYTES_PER_SEC_MIN: u64 = 16 << 10;
 /// How often an acknowledgement is repeated, as a sign of life.
@@ -202,7 +200,8 @@ impl Ingest {
             _ => return Err(End::Reject(RejectCode::Protocol, "the first message was no hello".to_owned())),
         };
         self.check(&hello, name)?;
-        let mut welcome = Welcome { version: hello.version, resume_after: 0, credit: self.settings.credit_batches };
+        let batch_form = hello.batch_form.min(FORM);
+        let mut welcome = Welcome { version: VERSION, resume_after: 0, credit: self.settings.credit_batches, batch_form };
         if hello.boot == ONLY_ASKING {
             return write(stream, &Message::Welcome(welcome)).await.map(|()| None);
         }
@@ -227,12 +226,10 @@ impl Ingest {
     }
 
     fn check(&self, hello: &Hello, name: &str) -> Result<(), End> {
-        if !VERSIONS.contains(&hello.version) {
+        if hello.version != VERSION {
             let reason = format!(
-                "it speaks version {} of the protocol, this collector versions {} to {}; upgrade the older of the two",
-                hello.version,
-                VERSIONS.start(),
-                VERSIONS.end()
+                "it speaks version {} of the protocol, this collector version {VERSION}; upgrade the older of the two",
+                hello.version
             );
             return Err(End::Reject(RejectCode::Version, reason));
         }
