@@ -142,14 +142,7 @@ impl Exporter {
     }
 
     /// Takes over `count` records and the account that counts them.
-    fn gather(
-        &mut self,
-        now: Timestamp,
-        worker: usize,
-        account: Account,
-        count: u64,
-        records: impl Iterator<Item = FlowRecord>,
-    ) {
+    fn gather(&mut self, now: Timestamp, worker: usize, account: Account, count: u64, records: impl Iterator<Item = FlowRecord>) {
         if self.workers.len() <= worker {
             self.workers.resize(worker + 1, Account::default());
         }
