@@ -74,6 +74,7 @@ pub(crate) fn run(packets_per_sec: u64, flows_max: usize, rig: Rig) -> anyhow::R
     println!("memory beyond the ring's buffers ({:.0} MiB): {:.0} MiB at the most", mib(buffers), mib(used));
     println!("the marked connection: {} packets sent, {} + {} metered", outcome.sent.marked, marked[0], marked[1]);
     ensure!(outcome.lost() == 0, "{} packets were lost before the sensor, so nothing can be exact", outcome.lost());
+    ensure!(ledger.not_sent == 0, "records of {} packets were thrown away: the harvest was too slow", ledger.not_sent);
     ensure!(marked[0] + marked[1] == outcome.sent.marked, "the marked connection is not exact");
     println!("ledger exact, marked connection exact");
     Ok(())
