@@ -63,6 +63,8 @@ pub struct Worker {
     ignored: Ignored,
     odd: Odd,
     health: Health,
+    /// Others count what all of them see.
+    is_second: bool,
 }
 
 impl Worker {
@@ -87,9 +89,17 @@ impl Worker {
             ignored: Ignored::default(),
             odd: Odd::default(),
             health: Health::default(),
+            is_second: false,
         };
         worker.look_again();
         Ok(worker)
+    }
+
+    /// From now on this is worker `number` of `of`, counted from 0, each of which is given all frames and meters its share of the flows. The
+    /// accounts of all of them add up to that of one; but for that, they differ only when the flow table is full.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.table.share(number, of);
+        self.is_second = number > 0;
     }
 
     /// Takes frames and puts them into their flows.
@@ -284,6 +294,16 @@ impl Worker {
     /// The account so far, with the capture's side of it. Records count as queued from the moment they are made.
     pub fn ledger(&self, losses: &Losses) -> Ledger {
         let counts = self.table.counts();
+        if self.is_second {
+            return Ledger {
+                metered: counts.metered,
+                exported: counts.exported,
+                live: counts.metered - counts.exported,
+                queued: counts.exported,
+                flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
+                ..Ledger::default()
+            };
+        }
         Ledger {
             wire: losses.wire,
             delivered: self.delivered,
@@ -296,17 +316,26 @@ impl Worker {
             queued: counts.exported,
             not_sent: 0,
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
-            odd: Odd { late: counts.late, tunnel_fragment_lost: self.reassembly.lost(), ..self.odd },
+            odd: Odd {
+                late: counts.late,
+                in_aggregate: counts.in_aggregate,
+                tunnel_fragment_lost: self.reassembly.lost(),
+                ..self.odd
+            },
         }
     }
 
     /// How well the mirror does its work so far.
     pub fn health(&self, losses: &Losses) -> Health {
+        if self.is_second {
+            return Health { erspan_packets: 0, erspan_gaps: 0, ..self.table.health() };
+        }
         let found = self.dedup.counts();
         let mut health = Health {
             packets: self.delivered,
             sliced: self.odd.sliced,
             dropped: losses.dropped.total(),
+            shed: losses.dropped.shed,
             examined: found.examined,
             duplicate_copy: found.copies[Cause::Copy as usize],
             duplicate_routed: found.copies[Cause::Routed as usize],
@@ -317,6 +346,11 @@ impl Worker {
         };
         health.add(&self.table.health());
         health
+    }
+
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.table.flows_live()
     }
 
     /// From now on the frames are one in so many, chosen at random; 0 or 1 when they are all.

@@ -7,8 +7,10 @@
 //! # When the table is full
 //! The newcomer takes the place of another flow among those that a hand passes next: of a TCP connection that is over, else of a SYN that
 //! nobody answered, else of a flow of one packet, else of a conversation that has been silent for half of its timeout; among equals of the
-//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. No packet is lost by it.
+//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. Where none may go, or too many
+//! went in the last tenth of a second, the packet is metered in a flow of prefixes ([`aggregates`]). No packet is lost by either.
 
+mod aggregates;
 mod aside;
 mod hash;
 mod index;
@@ -30,6 +32,7 @@ use spanwatch_common::health::Health;
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
 
+pub use aggregates::{AGGREGATES_MAX, Aggregates};
 pub use hash::{KeyHash, KeyHasher};
 pub use records::Records;
 pub use settings::FlowTableSettings;
@@ -71,6 +74,8 @@ pub struct Counts {
     pub exported: u64,
     /// Packets more than two seconds older than another before them.
     pub late: u64,
+    /// Metered packets that had no place in the table and are part of an aggregate.
+    pub in_aggregate: u64,
     /// Flows and records.
     pub flows: ledger::Flows,
 }
@@ -85,6 +90,9 @@ pub struct FlowTable {
     sampled: [u32; 2],
     sampling_rate: u32,
     newborn: VecDeque<Newborn>,
+    newborn_max: usize,
+    /// This table's number, and how many tables there are that have the flows between them.
+    share: (u64, u64),
     /// The stretch of time, a multiple of the active timeout, to which new packets belong.
     slice: Slice,
     newest: Timestamp,
@@ -93,8 +101,12 @@ pub struct FlowTable {
     /// Where the search for a flow that gives way goes on, and how many were looked at since one did.
     hand: usize,
     barren: usize,
+    /// How many flows gave way of late, and since when that is counted.
+    room_made: u32,
+    room_since: Timestamp,
     counts: Counts,
     asides: Asides,
+    aggregates: Aggregates,
     tunnels: Tunnels,
     talkers: Talkers,
     /// What ICMP errors of the batch under way quoted.
@@ -137,14 +149,19 @@ impl FlowTable {
             sampled: [0; 2],
             sampling_rate: 0,
             newborn: VecDeque::with_capacity(NEWBORN_MAX),
+            newborn_max: NEWBORN_MAX,
+            share: (0, 1),
             slice: Slice::default(),
             newest: Timestamp::NONE,
             swept: Timestamp::NONE,
             cursor: 0,
             hand: 0,
             barren: 0,
+            room_made: 0,
+            room_since: Timestamp::NONE,
             counts: Counts::default(),
             asides: Asides::new(settings.flows_max)?,
+            aggregates: Aggregates::new(AGGREGATES_MAX, timeouts.active, timeouts.begin, hasher, observer),
             tunnels: Tunnels::new(settings.tunnels_max, timeouts.longest + timeouts.active, hasher),
             talkers: Talkers::default(),
             quoted: Vec::with_capacity(BATCH),
@@ -159,14 +176,27 @@ impl FlowTable {
         counts
     }
 
-    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, all else is zero.
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.slab.len as u64
+    }
+
+    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, and what was done because the table
+    /// was full or packets are sampled; all else is zero.
     pub fn health(&self) -> Health {
-        Health { erspan_packets: self.tunnels.erspan_packets, erspan_gaps: self.tunnels.erspan_gaps, ..self.health }
+        Health {
+            erspan_packets: self.tunnels.erspan_packets,
+            erspan_gaps: self.tunnels.erspan_gaps,
+            evicted: self.counts.flows.evicted,
+            in_aggregate: self.counts.in_aggregate,
+            keep_one_in: u64::from(self.sampling_rate),
+            ..self.health
+        }
     }
 
     /// Packets in the table, added up flow by flow: for proving that [`Counts`] tells the truth.
     pub fn packets_held(&self) -> u64 {
-        let mut held = 0;
+        let mut held = self.aggregates.packets_held();
         let mut from = 0;
         while let Some(at) = self.slab.next_taken(from, self.slab.touched()) {
             let (hot, cold) = self.slab.both(at);
@@ -196,6 +226,14 @@ impl FlowTable {
     pub fn sample(&mut self, one_in: u32) {
         self.sampling_rate = if one_in > 1 { one_in } else { 0 };
         self.sampled[1] = self.sampled[1].max(self.sampling_rate);
+        self.aggregates.sample(one_in);
+    }
+
+    /// From now on this is table `number` of `of`, counted from 0, each of which is given all packets and takes those of its own flows. Nothing
+    /// but a full table makes it matter how many there are: so many flows wait for their Begin record as the table has room for.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.share = (number as u64, of as u64);
+        self.newborn_max = self.newborn_max.max(self.slab.capacity());
     }
 
     /// Starts or stops looking for [`talkers`](Self::talkers).
@@ -233,27 +271,39 @@ impl FlowTable {
     #[inline]
     pub fn update(&mut self, updates: &mut [Update], packet: impl Fn(&Update) -> Packet, out: &mut Records) {
         out.observed_by(self.observer);
-        while self.newborn.len() > NEWBORN_MAX - BATCH {
+        while self.newborn.len() > self.newborn_max - BATCH {
             self.begin_oldest(out);
         }
+        let mut elsewhere = 0;
         for update in &mut *updates {
             update.guess = self.slab.guess(update.hash, update.guess);
         }
         let mut payload_octets = 0;
         for update in &*updates {
             self.tick(update.at);
+            if self.share.1 > 1 && !self.is_ours(update.hash) {
+                elsewhere += 1;
+                continue;
+            }
             payload_octets += u64::from(update.payload_octets);
             if !self.slab.hot_mut(update.guess as usize).take(update, self.slice.start, self.timeouts.shortest_nanos) {
                 self.add(update, &|| packet(update), out);
             }
         }
         self.health.tcp_octets += payload_octets;
-        self.counts.metered += updates.len() as u64;
+        self.counts.metered += updates.len() as u64 - elsewhere;
         while let Some(quoted) = self.quoted.pop() {
             if let Some(at) = self.slab.find(self.hasher.hash(&quoted.key)) {
                 self.slab.both_mut(at).1.icmp_error[quoted.way.index()] = quoted.type_code;
             }
         }
+    }
+
+    /// Whether the flow of this key belongs to this table, and not to another one that it shares the flows with.
+    fn is_ours(&self, hash: KeyHash) -> bool {
+        let (number, of) = self.share;
+        // The lower bits of the hash choose the table, the upper ones the place in it.
+        (u64::from(hash.home as u32) * of) >> 32 == number
     }
 
     /// Takes note of a packet's time.
@@ -336,10 +386,12 @@ impl FlowTable {
         overhead
     }
 
-    /// Begins a flow. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
+    /// Begins a flow, or counts the packet in an aggregate. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
     fn open(&mut self, update: &Update, predecessor: u64, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
         let packet = packet();
         if self.slab.is_full() && !self.make_room(update.at, out) {
+            self.aggregates.count(&packet);
+            self.counts.in_aggregate += 1;
             return None;
         }
         let opened = if predecessor == 0 { packet.at.as_nanos() } else { predecessor.cast_signed() };

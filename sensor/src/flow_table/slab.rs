@@ -49,7 +49,12 @@ impl Slab {
 
     /// Whether every slot is taken.
     pub(super) const fn is_full(&self) -> bool {
-        self.len == self.hot.as_slice().len()
+        self.len == self.capacity()
+    }
+
+    /// How many flows there is room for.
+    pub(super) const fn capacity(&self) -> usize {
+        self.hot.as_slice().len()
     }
 
     /// First step of a look-up: the bucket of the index, which is being fetched from now on.
