@@ -1,16 +1,12 @@
 //! Ten million conversations of one SYN each, and one established connection that must come through exactly.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use spanwatch_common::net::Address;
 use spanwatch_generator::traffic::{Order, Shape, Traffic};
 use spanwatch_sensor::flow_table::FlowTableSettings;
 use spanwatch_sensor::worker::MeterSettings;
 
-use crate::round::{self, Reader, Rig, resident};
+use crate::round::{self, Reader, Rig};
 
 const FLOWS: u32 = 10_000_000;
 /// A hundred packets a second of the established connection when the flood brings a million.
@@ -40,31 +36,20 @@ pub(crate) fn run(packets_per_sec: u64, flows_max: usize, rig: Rig) -> anyhow::R
     };
     let flow_table = FlowTableSettings { flows_max, ..FlowTableSettings::default() };
     let meter = MeterSettings { flow_table, ..MeterSettings::default() };
-    let (most, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut marked = [0; 2];
-    let outcome = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                most.fetch_max(resident().unwrap_or(0), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(50));
+    let outcome = round::run(&traffic, Reader::Line(&meter), rig, |harvest| {
+        for record in harvest.records.iter() {
+            if record.source == MARKED || record.destination == MARKED {
+                marked[0] += record.packets[0];
+                marked[1] += record.packets[1];
             }
-        });
-        let outcome = round::run(&traffic, Reader::Line(&meter), rig, |harvest| {
-            for record in harvest.records.iter() {
-                if record.source == MARKED || record.destination == MARKED {
-                    marked[0] += record.packets[0];
-                    marked[1] += record.packets[1];
-                }
-            }
-        });
-        over.store(true, Ordering::Relaxed);
-        outcome
+        }
     })?;
 
     let ledger = &outcome.ledger;
     println!("{}", serde_json::to_string_pretty(ledger).context("write the ledger as JSON")?);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let used = most.load(Ordering::Relaxed).saturating_sub(outcome.resident_before);
+    let used = outcome.resident_after.saturating_sub(outcome.resident_before);
     let cap = (flows_max * FLOW_BYTES_MAX + RECORDS_BYTES_MAX) as u64;
     println!(
         "sent {} in {:.2} s, arrived {}, metered {}",
@@ -73,7 +58,7 @@ pub(crate) fn run(packets_per_sec: u64, flows_max: usize, rig: Rig) -> anyhow::R
         outcome.arrived,
         ledger.metered
     );
-    println!("memory beside the ring: {:.1} MiB at the most, of {:.1} MiB", mib(used), mib(cap));
+    println!("memory beside the ring: {:.1} MiB when the flood ended, of {:.1} MiB", mib(used), mib(cap));
     println!("the marked connection: {} packets sent, {} + {} metered", outcome.sent.marked, marked[0], marked[1]);
     ensure!(outcome.lost() == 0, "{} packets were lost before the sensor, so nothing can be exact", outcome.lost());
     ensure!(used as f64 <= 1.05 * cap as f64, "more memory than was configured");

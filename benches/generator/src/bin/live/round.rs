@@ -62,6 +62,8 @@ pub(crate) struct Outcome {
     pub(crate) read_in_time: u64,
     /// Memory that the process occupied, in bytes: with the capture open, before there was a flow table.
     pub(crate) resident_before: u64,
+    /// The same when the last frame had been sent; it never gives back what its tables have grown to.
+    pub(crate) resident_after: u64,
 }
 
 impl Outcome {
@@ -136,25 +138,26 @@ pub(crate) fn run(traffic: &Traffic, reader: Reader<'_>, rig: Rig, each: impl Fn
             pin(SENDING_CORE)?;
             Ok::<_, anyhow::Error>(harvest(&harvested, &spent, each))
         });
-        let sending = scope.spawn(|| -> anyhow::Result<(Sent, u64)> {
+        let sending = scope.spawn(|| -> anyhow::Result<(Sent, u64, u64)> {
             pin(SENDING_CORE)?;
             let _ = is_ready.recv(); // ends when the reader has dropped its end: ready, or failed
             let sent = generator::send(traffic, sender, &AtomicBool::new(false));
             let read_in_time = read.load(Ordering::Relaxed);
-            let settled = settle();
+            let (resident_after, settled) = (resident(), settle());
             stop.store(true, Ordering::Relaxed);
             settled?;
-            Ok((sent?, read_in_time))
+            Ok((sent?, read_in_time, resident_after?))
         });
         let touched = reading.join().map_err(|_| anyhow!("the reader panicked"))??;
         let line = harvesting.join().map_err(|_| anyhow!("the harvest panicked"))??;
-        let (sent, read_in_time) = sending.join().map_err(|_| anyhow!("the generator panicked"))??;
+        let (sent, read_in_time, resident_after) = sending.join().map_err(|_| anyhow!("the generator panicked"))??;
         let outcome = Outcome {
             sent,
             arrived: namespace::counter(RECEIVER, "rx_packets")? - arrived_before,
             ledger: touched.unwrap_or(line),
             read_in_time,
             resident_before,
+            resident_after,
         };
         outcome.check()?;
         Ok(outcome)
