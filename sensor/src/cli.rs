@@ -46,7 +46,7 @@ enum Command {
         #[arg(long)]
         stats: Option<PathBuf>,
     },
-    /// Check the settings and do nothing else. Ends with 0, or with 78 and the place of the mistake.
+    /// Check the settings and the identity that they name, and do nothing else. Ends with 0, or with 78 and the place of the mistake.
     Check {
         /// The settings.
         #[arg(long, default_value = DEFAULT_PATH)]
@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
         Command::Run { config, stats } => {
             Config::load(&config).map_err(Into::into).and_then(|config| run::run(&config, stats.as_deref()))
         }
-        Command::Check { config } => Config::load(&config).map_err(Into::into).map(|_| println!("{}: fine", config.display())),
+        Command::Check { config } => check(&config),
         Command::Doctor { config } => Config::load(&config).map_err(Into::into).and_then(|config| examine(&config)),
         Command::Top { address, config, once } => watch(address, config.as_deref(), once),
         Command::Replay { file, format, jobs, output, stats, config, dedup } => meter_settings(config.as_deref(), dedup)
@@ -241,8 +241,15 @@ fn progress_bar(path: &Path, has_output_file: bool) -> ProgressBar {
     ProgressStyle::with_template(style).map(|style| bar.clone().with_style(style)).unwrap_or(bar)
 }
 
+fn check(path: &Path) -> anyhow::Result<()> {
+    Config::load(path)?.check_identity(path)?;
+    println!("{}: fine", path.display());
+    Ok(())
+}
+
 fn examine(config: &Config) -> anyhow::Result<()> {
     let mut checks = doctor::checks(&config.capture);
+    checks.extend(doctor::machine_checks(&config.capture, &config.workers));
     checks.push(reach(config));
     print!("{}", checkup::render(&checks));
     if checkup::any_fails(&checks) {

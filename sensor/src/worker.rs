@@ -1,6 +1,7 @@
 //! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::encapsulation::Encapsulation;
 use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::health::Health;
 use spanwatch_common::layer2::is_process_data;
@@ -8,7 +9,7 @@ use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{BATCH, Frame, Link, Losses};
-use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable, Update};
+use crate::decode::{self, Around, DecodeSettings, Found, Kind, Packet, Rules, Undecodable, Update};
 use crate::dedup::{Cause, Dedup};
 use crate::flow_settings::{FlowSettings, KeyContext};
 use crate::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records, Talker};
@@ -53,6 +54,8 @@ pub struct Worker {
     rules: Rules,
     context: KeyContext,
     hasher: KeyHasher,
+    /// Of packets from this time on everything is read: somebody asks for more than most flows need.
+    all_from: Timestamp,
     around: Around,
     batch: Batch,
     records: Records,
@@ -70,7 +73,7 @@ impl Worker {
     /// # Errors
     /// The operating system refuses the memory.
     pub fn new(settings: &MeterSettings, hasher: KeyHasher, observer: Observer) -> std::io::Result<Self> {
-        Ok(Self {
+        let mut worker = Self {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
             dedup: Dedup::new(settings.flow.dedup, settings.flow.dedup_window_micros, &hasher),
             fragments: FragmentTable::new(&settings.fragments, hasher),
@@ -78,6 +81,7 @@ impl Worker {
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             context: KeyContext::new(&settings.flow.key, hasher),
             hasher,
+            all_from: Timestamp::NONE,
             around: Around::default(),
             batch: Batch { updates: [Update::NONE; BATCH], len: 0, packets: Vec::with_capacity(BATCH) },
             records: Records::default(),
@@ -86,7 +90,9 @@ impl Worker {
             odd: Odd::default(),
             health: Health::default(),
             is_second: false,
-        })
+        };
+        worker.look_again();
+        Ok(worker)
     }
 
     /// From now on this is worker `number` of `of`, counted from 0, each of which is given all frames and meters its share of the flows. The
@@ -107,26 +113,33 @@ impl Worker {
     #[inline]
     fn take_batch(&mut self, frames: &[Frame<'_>]) {
         self.delivered += frames.len() as u64;
+        let (mut octets, mut len) = (0, 0);
         for (origin, frame) in (0..).zip(frames) {
-            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD).and_then(|frame| frame.bytes.first()) {
-                prefetch(ahead);
+            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD) {
+                prefetch(ahead.bytes);
             }
-            let is_plain = frame.interface == 0 && !self.context.is_wanted() && !self.dedup.is_looking(frame.at);
-            match decode::update_plain(frame, &self.rules, &self.hasher) {
-                Some((update, tag)) if is_plain => {
-                    self.table.prefetch(update.hash);
-                    self.health.octets += u64::from(update.frame_octets);
-                    self.health.group_packets += u64::from(frame.bytes[0] & 1);
-                    self.odd.sliced += u64::from(frame.bytes.len() < update.frame_octets as usize);
-                    if let Some(tag) = tag {
-                        self.health.encapsulations[tag as usize] += 1;
-                    }
-                    self.batch.updates[self.batch.len] = Update { origin, ..update };
-                    self.batch.len += 1;
-                }
-                _ => self.take_any(frame),
+            let update = &mut self.batch.updates[len];
+            let found = match frame.interface == 0 && frame.at < self.all_from {
+                true => decode::update_plain(frame, &self.rules, &self.hasher, origin, update),
+                false => Found::Other,
+            };
+            if found == Found::Other {
+                self.batch.len = len;
+                self.take_any(frame);
+                len = self.batch.len;
+                continue;
             }
+            self.table.prefetch(update);
+            octets += u64::from(update.frame_octets);
+            let is_usual =
+                found == Found::Untagged && frame.bytes[0] & 1 == 0 && frame.bytes.len() >= update.frame_octets as usize;
+            if !is_usual {
+                self.count_unusual(frame, found);
+            }
+            len += 1;
         }
+        self.batch.len = len;
+        self.health.octets += octets;
         let (rules, Batch { updates, len, packets }) = (&self.rules, &mut self.batch);
         let packet = |update: &Update| match update.origin.checked_sub(WHOLE) {
             Some(place) => packets[usize::from(place)],
@@ -138,6 +151,18 @@ impl Worker {
         self.table.update(&mut updates[..*len], packet, &mut self.records);
         self.batch.len = 0;
         self.batch.packets.clear();
+    }
+
+    /// Counts what is worth counting of a plain packet beside its octets.
+    #[cold]
+    fn count_unusual(&mut self, frame: &Frame<'_>, found: Found) {
+        self.health.group_packets += u64::from(frame.bytes[0] & 1);
+        self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
+        match found {
+            Found::Tagged => self.health.encapsulations[Encapsulation::Vlan as usize] += 1,
+            Found::PriorityTagged => self.health.encapsulations[Encapsulation::PriorityTag as usize] += 1,
+            Found::Untagged | Found::Other => {}
+        }
     }
 
     /// Takes a frame of which everything is asked.
@@ -162,12 +187,17 @@ impl Worker {
         }
     }
 
+    /// Decides from when on everything is read of a packet.
+    fn look_again(&mut self) {
+        self.all_from = if self.context.is_wanted() { Timestamp::from_nanos(i64::MIN) } else { self.dedup.wake() };
+    }
+
     /// The packet counts.
     fn keep(&mut self, packet: Packet) {
         let hash = self.hasher.hash(&packet.key);
-        self.table.prefetch(hash);
         let Batch { updates, len, packets } = &mut self.batch;
         updates[*len] = Update::of(&packet, hash, WHOLE + packets.len() as u16);
+        self.table.prefetch(&mut updates[*len]);
         *len += 1;
         packets.push(packet);
     }
@@ -175,7 +205,9 @@ impl Worker {
     /// Whether the packet is a second copy that does not count; if so, it is accounted for.
     #[inline]
     fn is_removed(&mut self, bytes: &[u8], packet: &Packet) -> bool {
-        let Some(cause) = self.dedup.removes(bytes, packet, &self.around) else { return false };
+        let cause = self.dedup.removes(bytes, packet, &self.around);
+        self.look_again();
+        let Some(cause) = cause else { return false };
         *match cause {
             Cause::Copy => &mut self.ignored.duplicate_copy,
             Cause::Routed => &mut self.ignored.duplicate_routed,
@@ -249,6 +281,7 @@ impl Worker {
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason) {
         self.dedup.restart();
+        self.look_again();
         self.reassembly.give_up();
         self.table.flush(reason, &mut self.records);
     }
@@ -283,7 +316,12 @@ impl Worker {
             queued: counts.exported,
             not_sent: 0,
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
-            odd: Odd { late: counts.late, tunnel_fragment_lost: self.reassembly.lost(), ..self.odd },
+            odd: Odd {
+                late: counts.late,
+                in_aggregate: counts.in_aggregate,
+                tunnel_fragment_lost: self.reassembly.lost(),
+                ..self.odd
+            },
         }
     }
 
@@ -297,6 +335,7 @@ impl Worker {
             packets: self.delivered,
             sliced: self.odd.sliced,
             dropped: losses.dropped.total(),
+            shed: losses.dropped.shed,
             examined: found.examined,
             duplicate_copy: found.copies[Cause::Copy as usize],
             duplicate_routed: found.copies[Cause::Routed as usize],

@@ -44,13 +44,16 @@ impl FlowTable {
         self.talkers.publish();
     }
 
-    /// Makes the Begin records that are due, as [`expire`](Self::expire) does first.
+    /// Makes the Begin records that are due, and all of aggregates, as [`expire`](Self::expire) does first.
     pub fn begin_due(&mut self, now: Timestamp, out: &mut Records) {
         out.observed_by(self.observer);
         self.advance(now);
         while self.newborn.front().is_some_and(|newborn| newborn.due <= now) {
             self.begin_oldest(out);
         }
+        let before = out.made().len();
+        self.counts.exported += self.aggregates.expire(now, out.made());
+        self.counts.flows.records += (out.made().len() - before) as u64;
     }
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
@@ -61,9 +64,12 @@ impl FlowTable {
             self.end(at, reason, out);
             from = at + 1;
         }
+        let before = out.made().len();
+        self.counts.exported += self.aggregates.flush(reason, out.made());
+        self.counts.flows.records += (out.made().len() - before) as u64;
         self.newborn.clear();
         self.slice = Slice::default();
-        (self.newest, self.swept) = (Timestamp::NONE, Timestamp::NONE);
+        (self.newest, self.swept, self.room_since) = (Timestamp::NONE, Timestamp::NONE, Timestamp::NONE);
     }
 
     pub(super) fn begin_oldest(&mut self, out: &mut Records) {
@@ -163,6 +169,12 @@ impl FlowTable {
     /// Ends the least valuable of the flows that the hand passes next, if one may go.
     #[cold]
     pub(super) fn make_room(&mut self, now: Timestamp, out: &mut Records) -> bool {
+        if now.since(self.room_since) >= ROOM_INTERVAL {
+            (self.room_since, self.room_made) = (now, 0);
+        }
+        if self.room_made == ROOM_MAX {
+            return false;
+        }
         let slots = self.slab.touched();
         let mut victim = None;
         // After a round without a victim only a few are looked at: there is none to be had, and packets wait.
@@ -182,6 +194,7 @@ impl FlowTable {
         }
         let Some((_, at)) = victim else { return false };
         self.barren = 0;
+        self.room_made += 1;
         self.end(at, FlowEndReason::LackOfResources, out);
         self.counts.flows.evicted += 1;
         true
@@ -243,6 +256,10 @@ impl FlowTable {
     }
 }
 
+/// Most flows that give way in each [`ROOM_INTERVAL`]: 100,000 a second. A flood of single packets would else become a record each, and
+/// crowd the records of conversations out of the way to the collector. Aggregates describe it better.
+const ROOM_MAX: u32 = 10_000;
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 /// Flows that the hand looks at for one that gives way.
 const LOOKS_MAX: usize = 32;
 /// The same while there is hardly any hope.

@@ -7,8 +7,10 @@
 //! # When the table is full
 //! The newcomer takes the place of another flow among those that a hand passes next: of a TCP connection that is over, else of a SYN that
 //! nobody answered, else of a flow of one packet, else of a conversation that has been silent for half of its timeout; among equals of the
-//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. No packet is lost by it.
+//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. Where none may go, or too many
+//! went in the last tenth of a second, the packet is metered in a flow of prefixes ([`aggregates`]). No packet is lost by either.
 
+mod aggregates;
 mod aside;
 mod hash;
 mod index;
@@ -26,11 +28,11 @@ mod tunnels;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use spanwatch_common::flow::tcp::ACK;
 use spanwatch_common::health::Health;
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
 
+pub use aggregates::{AGGREGATES_MAX, Aggregates};
 pub use hash::{KeyHash, KeyHasher};
 pub use records::Records;
 pub use settings::FlowTableSettings;
@@ -41,7 +43,7 @@ use crate::decode::{Around, FlowKey, Packet, TCP_FLAGS, Update, Way};
 use aside::Asides;
 use settings::Timeouts;
 use slab::Slab;
-use slot::{Cold, EXPECTS_ACK, Half, SEVERAL};
+use slot::{Cold, SEVERAL};
 use talkers::Talkers;
 use tunnels::Tunnels;
 
@@ -72,6 +74,8 @@ pub struct Counts {
     pub exported: u64,
     /// Packets more than two seconds older than another before them.
     pub late: u64,
+    /// Metered packets that had no place in the table and are part of an aggregate.
+    pub in_aggregate: u64,
     /// Flows and records.
     pub flows: ledger::Flows,
 }
@@ -97,8 +101,12 @@ pub struct FlowTable {
     /// Where the search for a flow that gives way goes on, and how many were looked at since one did.
     hand: usize,
     barren: usize,
+    /// How many flows gave way of late, and since when that is counted.
+    room_made: u32,
+    room_since: Timestamp,
     counts: Counts,
     asides: Asides,
+    aggregates: Aggregates,
     tunnels: Tunnels,
     talkers: Talkers,
     /// What ICMP errors of the batch under way quoted.
@@ -149,8 +157,11 @@ impl FlowTable {
             cursor: 0,
             hand: 0,
             barren: 0,
+            room_made: 0,
+            room_since: Timestamp::NONE,
             counts: Counts::default(),
             asides: Asides::new(settings.flows_max)?,
+            aggregates: Aggregates::new(AGGREGATES_MAX, timeouts.active, timeouts.begin, hasher, observer),
             tunnels: Tunnels::new(settings.tunnels_max, timeouts.longest + timeouts.active, hasher),
             talkers: Talkers::default(),
             quoted: Vec::with_capacity(BATCH),
@@ -170,14 +181,22 @@ impl FlowTable {
         self.slab.len as u64
     }
 
-    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, all else is zero.
+    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, and what was done because the table
+    /// was full or packets are sampled; all else is zero.
     pub fn health(&self) -> Health {
-        Health { erspan_packets: self.tunnels.erspan_packets, erspan_gaps: self.tunnels.erspan_gaps, ..self.health }
+        Health {
+            erspan_packets: self.tunnels.erspan_packets,
+            erspan_gaps: self.tunnels.erspan_gaps,
+            evicted: self.counts.flows.evicted,
+            in_aggregate: self.counts.in_aggregate,
+            keep_one_in: u64::from(self.sampling_rate),
+            ..self.health
+        }
     }
 
     /// Packets in the table, added up flow by flow: for proving that [`Counts`] tells the truth.
     pub fn packets_held(&self) -> u64 {
-        let mut held = 0;
+        let mut held = self.aggregates.packets_held();
         let mut from = 0;
         while let Some(at) = self.slab.next_taken(from, self.slab.touched()) {
             let (hot, cold) = self.slab.both(at);
@@ -207,6 +226,7 @@ impl FlowTable {
     pub fn sample(&mut self, one_in: u32) {
         self.sampling_rate = if one_in > 1 { one_in } else { 0 };
         self.sampled[1] = self.sampled[1].max(self.sampling_rate);
+        self.aggregates.sample(one_in);
     }
 
     /// From now on this is table `number` of `of`, counted from 0, each of which is given all packets and takes those of its own flows. Nothing
@@ -234,16 +254,16 @@ impl FlowTable {
             let mut updates = [Update::NONE; BATCH];
             for (origin, (packet, update)) in (0..).zip(batch.iter().zip(&mut updates)) {
                 *update = Update::of(packet, self.hasher.hash(&packet.key), origin);
-                self.prefetch(update.hash);
+                self.prefetch(update);
             }
             self.update(&mut updates[..batch.len()], |update| batch[usize::from(update.origin)], out);
         }
     }
 
-    /// Starts fetching what [`update`](Self::update) will need for a packet of this key.
-    #[inline]
-    pub fn prefetch(&self, hash: KeyHash) {
-        self.slab.prefetch(hash);
+    /// Starts fetching what [`update`](Self::update) will need for a packet. To be called for each.
+    #[inline(always)]
+    pub fn prefetch(&self, update: &mut Update) {
+        update.guess = self.slab.prefetch(update.hash);
     }
 
     /// The same as [`observe`](Self::observe) for at most [`BATCH`] packets of which only that is known which most of them need. `packet` gives
@@ -256,27 +276,34 @@ impl FlowTable {
         }
         let mut elsewhere = 0;
         for update in &mut *updates {
-            update.guess = self.slab.guess(update.hash);
+            update.guess = self.slab.guess(update.hash, update.guess);
         }
+        let mut payload_octets = 0;
         for update in &*updates {
             self.tick(update.at);
-            let (number, of) = self.share;
-            // The lower bits of the hash choose the table, the upper ones the place in it.
-            if of > 1 && (u64::from(update.hash.home as u32) * of) >> 32 != number {
+            if self.share.1 > 1 && !self.is_ours(update.hash) {
                 elsewhere += 1;
                 continue;
             }
-            let packet = || packet(update);
-            if let Some(at) = self.place(update, &packet, out) {
-                self.count(at, update, &packet);
+            payload_octets += u64::from(update.payload_octets);
+            if !self.slab.hot_mut(update.guess as usize).take(update, self.slice.start, self.timeouts.shortest_nanos) {
+                self.add(update, &|| packet(update), out);
             }
         }
+        self.health.tcp_octets += payload_octets;
         self.counts.metered += updates.len() as u64 - elsewhere;
         while let Some(quoted) = self.quoted.pop() {
             if let Some(at) = self.slab.find(self.hasher.hash(&quoted.key)) {
                 self.slab.both_mut(at).1.icmp_error[quoted.way.index()] = quoted.type_code;
             }
         }
+    }
+
+    /// Whether the flow of this key belongs to this table, and not to another one that it shares the flows with.
+    fn is_ours(&self, hash: KeyHash) -> bool {
+        let (number, of) = self.share;
+        // The lower bits of the hash choose the table, the upper ones the place in it.
+        (u64::from(hash.home as u32) * of) >> 32 == number
     }
 
     /// Takes note of a packet's time.
@@ -290,67 +317,38 @@ impl FlowTable {
         }
     }
 
+    /// Adds a packet that is not simply the next one of its flow.
+    #[inline(never)]
+    fn add(&mut self, update: &Update, packet: &impl Fn() -> Packet, out: &mut Records) {
+        let Some(at) = self.place(update, packet, out) else { return };
+        let way = update.way.index();
+        let mut overhead = update.frame_octets.wrapping_sub(update.ip_octets);
+        let hot = self.slab.hot(at);
+        if !hot.half[way].has_room(update, overhead) || update.at < hot.last[way] {
+            overhead = self.make_ready(at, update, packet);
+        }
+        let (hot, cold) = self.slab.both_mut(at);
+        if hot.is_next(update) {
+            hot.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
+        } else if update.flags & TCP_FLAGS != 0 {
+            tcp::examine(hot, cold, &mut self.asides, update);
+        }
+        hot.count(update, overhead);
+    }
+
     /// The slot of the flow that a packet belongs to, ready for it.
-    #[inline]
     fn place(&mut self, update: &Update, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
         let Some(at) = self.slab.settle(update.hash, update.guess) else { return self.open(update, 0, packet, out) };
         let hot = self.slab.hot(at);
-        let newest = hot.newest();
-        // Of a packet that is older than the flow's newest the difference is huge as well.
-        let silent_nanos = update.at.as_nanos().wrapping_sub(newest.as_nanos()).cast_unsigned();
-        let is_ready = newest >= self.slice.start && silent_nanos < self.timeouts.shortest_nanos && !hot.is_closed();
-        if is_ready {
+        if hot.is_awake(update, self.slice.start, self.timeouts.shortest_nanos) {
             return Some(at);
         }
-        let predecessor = if newest == update.at { self.slab.both(at).1.flow_id } else { 0 };
+        let predecessor = if hot.newest() == update.at { self.slab.both(at).1.flow_id } else { 0 };
         if self.turn(at, update, out) { Some(at) } else { self.open(update, predecessor, packet, out) }
-    }
-
-    #[inline]
-    fn count(&mut self, at: usize, update: &Update, packet: &impl Fn() -> Packet) {
-        let way = update.way.index();
-        let hot = self.slab.hot(at);
-        let half = &hot.half[way];
-        let octets = half.ip_octets.checked_add(update.ip_octets);
-        let mut overhead = update.frame_octets.wrapping_sub(update.ip_octets);
-        if !(1..u16::MAX).contains(&half.packets)
-            || update.at < hot.last[way]
-            || octets.is_none()
-            || u32::from(half.overhead).wrapping_add(overhead) > u32::from(u16::MAX)
-        {
-            overhead = self.make_ready(at, update, packet);
-        }
-        let hot = self.slab.hot_mut(at);
-        let opposite = &hot.half[way ^ 1];
-        let is_expected = opposite.flags & EXPECTS_ACK == 0
-            && opposite.next_seq.wrapping_sub(update.acknowledgement) <= u32::MAX / 2
-            && update.sequence == hot.half[way].next_seq
-            && update.flags & tcp::SPECIAL == ACK
-            && update.window != 0;
-        if is_expected {
-            hot.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
-        } else if update.flags & TCP_FLAGS != 0 {
-            let (hot, cold) = self.slab.both_mut(at);
-            tcp::examine(hot, cold, &mut self.asides, update);
-        }
-        self.health.tcp_octets += u64::from(update.payload_octets);
-        let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
-        let hot = self.slab.hot_mut(at);
-        hot.last[way] = hot.last[way].max(update.at);
-        let half: &mut Half = &mut hot.half[way];
-        half.ttl_min = half.ttl_min.min(update.ttl);
-        half.ttl_max = half.ttl_max.max(update.ttl);
-        half.ip_len_min = half.ip_len_min.min(ip_len);
-        half.ip_len_max = half.ip_len_max.max(ip_len);
-        half.packets += 1;
-        half.ip_octets = half.ip_octets.wrapping_add(update.ip_octets);
-        half.overhead = half.overhead.wrapping_add(overhead as u16);
-        half.flags |= update.flags;
     }
 
     /// Prepares a flow for a packet that its line cannot simply take: the first of a slice, one that comes late, or one that would make a
     /// counter overflow. Gives the octets beyond those of IP that are left for the line.
-    #[cold]
     fn make_ready(&mut self, at: usize, update: &Update, packet: &impl Fn() -> Packet) -> u32 {
         let way = update.way.index();
         let overhead = update.frame_octets.wrapping_sub(update.ip_octets);
@@ -388,11 +386,12 @@ impl FlowTable {
         overhead
     }
 
-    /// Begins a flow. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
-    #[cold]
+    /// Begins a flow, or counts the packet in an aggregate. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
     fn open(&mut self, update: &Update, predecessor: u64, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
         let packet = packet();
         if self.slab.is_full() && !self.make_room(update.at, out) {
+            self.aggregates.count(&packet);
+            self.counts.in_aggregate += 1;
             return None;
         }
         let opened = if predecessor == 0 { packet.at.as_nanos() } else { predecessor.cast_signed() };

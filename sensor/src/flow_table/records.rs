@@ -110,6 +110,11 @@ impl Records {
         (gone as u64, packets)
     }
 
+    /// Where records go that no flow of the table stands behind.
+    pub(super) const fn made(&mut self) -> &mut Vec<FlowRecord> {
+        &mut self.made
+    }
+
     /// The records that follow are made by this observer.
     pub(super) const fn observed_by(&mut self, observer: Observer) {
         self.observer = observer;

@@ -57,16 +57,16 @@ impl Slab {
         self.hot.as_slice().len()
     }
 
-    /// First step of a look-up: starts fetching the index.
-    #[inline]
-    pub(super) fn prefetch(&self, hash: KeyHash) {
-        self.index.prefetch(hash);
+    /// First step of a look-up: the bucket of the index, which is being fetched from now on.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: KeyHash) -> u32 {
+        self.index.prefetch(hash)
     }
 
     /// Second step: the slot where the flow probably stands, whose line is being fetched from now on.
-    #[inline]
-    pub(super) fn guess(&self, hash: KeyHash) -> u32 {
-        let slot = self.index.guess(hash);
+    #[inline(always)]
+    pub(super) fn guess(&self, hash: KeyHash, bucket: u32) -> u32 {
+        let slot = self.index.guess(hash, bucket);
         prefetch(&self.hot.as_slice()[slot as usize]);
         slot
     }
