@@ -2,6 +2,7 @@
 //! or counted twice whatever the network, the collector and the queue do.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,6 +46,10 @@ struct Running {
 impl Running {
     /// On a port of its own choice, with the certificates of `pki` and its store beside them.
     fn start(directory: &Path, pki: &Path) -> Self {
+        Self::start_with(Self::settings(directory, pki))
+    }
+
+    fn settings(directory: &Path, pki: &Path) -> Config {
         let mut config = Config::default();
         config.ingest.listen = free_address().to_string();
         config.ingest.credit_batches = 8;
@@ -53,7 +58,7 @@ impl Running {
         config.store.commit_interval_secs = 1;
         config.alerts.file = directory.join("alerts.ndjson");
         config.metrics.listen = String::new();
-        Self::start_with(config)
+        config
     }
 
     fn start_with(config: Config) -> Self {
@@ -86,11 +91,15 @@ impl Running {
 
 /// Flow ids of all stored records, sorted.
 fn stored(config: &Config) -> Vec<u64> {
+    ask(config, "SELECT \"flowId\" FROM flows_raw ORDER BY 1").lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// What the store answers, without the names of the columns.
+fn ask(config: &Config, sql: &str) -> String {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut out = Vec::new();
-    let sql = "SELECT \"flowId\" FROM flows_raw ORDER BY 1";
     runtime.block_on(store::query(&config.store, sql, Format::Csv, &mut out)).unwrap();
-    String::from_utf8(out).unwrap().lines().skip(1).map(|line| line.parse().unwrap()).collect()
+    String::from_utf8(out).unwrap().split_once('\n').unwrap().1.to_owned()
 }
 
 /// An address on which nobody listens.
@@ -138,6 +147,31 @@ impl Workers {
         let at = Timestamp::from_secs(1_790_000_000);
         let record = |id| FlowRecord { flow_id: id, packets: [2, 1], start: [at; 2], end: [at; 2], ..FlowRecord::default() };
         Harvest { ledger: self.ledger, records: (from..from + records).map(record).collect(), ..Harvest::default() }
+    }
+
+    /// One direction of flows that are told apart by `ports`, a packet each, as a fibre of a TAP shows it.
+    fn halves(&mut self, ports: Range<u16>, way: usize) -> Harvest {
+        let records = ports.len() as u64;
+        self.ledger.flows.records += records;
+        for count in [&mut self.ledger.wire, &mut self.ledger.delivered, &mut self.ledger.metered, &mut self.ledger.exported] {
+            *count += records;
+        }
+        let half = |source_port| {
+            let mut record = FlowRecord {
+                one_sided: true,
+                protocol: 17,
+                source: "192.0.2.1".parse().unwrap(),
+                destination: "198.51.100.53".parse().unwrap(),
+                source_port,
+                destination_port: 53,
+                ..FlowRecord::default()
+            };
+            let at = Timestamp::from_secs(1_790_000_000);
+            (record.packets[way], record.octets[way]) = (1, 60);
+            (record.start[way], record.end[way]) = (at, at);
+            record
+        };
+        Harvest { ledger: self.ledger, records: ports.map(half).collect(), ..Harvest::default() }
     }
 }
 
@@ -301,6 +335,50 @@ fn a_collector_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn halves_that_travel_apart_meet_and_a_collector_that_is_killed_meanwhile_loses_and_doubles_none() {
+    const FLOWS: u16 = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let mut config = Running::settings(directory.path(), &directory.path().join("pki"));
+    (config.ingest.credit_batches, config.ingest.join_wait_millis) = (64, 1000);
+    let mut running = Running::start_with(config);
+    let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
+    let settings = uplink_settings(running.address(), &identity);
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let mut workers = Workers::default();
+    let joined = |running: &Running| running.collector().vitals().registry.statuses().first().map_or(0, |known| known.1.joined);
+
+    // Undisturbed: each flow becomes one record, although each half came in batches of its own.
+    harvests.send(workers.halves(0..FLOWS, 1)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    harvests.send(workers.halves(0..FLOWS, 0)).unwrap();
+    assert!(eventually(|| uplink.ledger().acknowledged == 2 * u64::from(FLOWS)), "{:?}", uplink.ledger());
+    assert_eq!(joined(&running), u64::from(FLOWS));
+    let whole = "SELECT count(*), count(DISTINCT sourceTransportPort), sum(packetDeltaCount), sum(reversePacketDeltaCount), \
+                 sum(flowAnswered), count(flowOneSided) FROM flows";
+    assert_eq!(ask(&running.config, whole), "200,200,200,200,200,0\n");
+
+    for turn in 1..=5 {
+        let flows = turn * FLOWS..(turn + 1) * FLOWS;
+        harvests.send(workers.halves(flows.clone(), 0)).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        harvests.send(workers.halves(flows, 1)).unwrap();
+        // While they wait for each other, on their way, before, during and after the commit.
+        std::thread::sleep(Duration::from_millis(450 * u64::from(turn)));
+        let config = running.kill();
+        running = Running::start_with(config);
+    }
+    let ledger = uplink.finish().ledger;
+    assert_eq!(ledger.imbalance(), None);
+    assert_eq!((ledger.acknowledged, ledger.queued), (12 * u64::from(FLOWS), 0));
+    let config = running.stop();
+    let flows =
+        "SELECT sum(packetDeltaCount) AS there, sum(reversePacketDeltaCount) AS back FROM flows GROUP BY sourceTransportPort";
+    let once = format!("SELECT count(*), min(there), max(there), min(back), max(back) FROM ({flows})");
+    assert_eq!(ask(&config, &once), "1200,1,1,1,1\n");
+}
+
+#[test]
 fn an_earlier_start_is_turned_away_also_by_a_collector_that_was_restarted_since() {
     let directory = tempfile::tempdir().unwrap();
     let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
@@ -392,7 +470,8 @@ impl Speaker {
 }
 
 fn hello(sensor: &str, boot: u64) -> Message {
-    Message::Hello(Hello { version: VERSION, sensor: sensor.to_owned(), boot, next: 1, software: "a test".to_owned() })
+    let (sensor, software) = (sensor.to_owned(), "a test".to_owned());
+    Message::Hello(Hello { version: VERSION, sensor, boot, next: 1, software, ..Hello::default() })
 }
 
 #[test]

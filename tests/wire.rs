@@ -180,8 +180,8 @@ fn golden() -> Vec<(&'static str, Message)> {
     });
     let software = "spanwatch-sensor 0.1.0".to_owned();
     vec![
-        ("hello", Message::Hello(Hello { version: 1, sensor: "plant1".to_owned(), boot: 7, next: 3, software })),
-        ("welcome", Message::Welcome(Welcome { version: 1, resume_after: 2, credit: 256 })),
+        ("hello", Message::Hello(Hello { version: 1, sensor: "plant1".to_owned(), boot: 7, next: 3, software, batch_form: 0 })),
+        ("welcome", Message::Welcome(Welcome { version: 1, resume_after: 2, credit: 256, batch_form: 0 })),
         ("data_kinds", batch(records())),
         ("data_empty", batch(Vec::new())),
         ("data_many", batch(many.collect())),

@@ -45,7 +45,8 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
             Err(error) => vec![Check::fail("interface", format!("{}: {}", error.doing, error.cause), error.remedy.clone())],
         };
         let named = |check: Check| Check { says: format!("{name}: {}", check.says), ..check };
-        checks.extend(of_port.into_iter().map(|check| if ports.len() > 1 { named(check) } else { check }));
+        let is_plain = |check: &Check| ports.len() == 1 || check.says.contains(name);
+        checks.extend(of_port.into_iter().map(|check| if is_plain(&check) { check } else { named(check) }));
     }
     checks.push(clock(syscall::clock_state()));
     checks
@@ -292,7 +293,7 @@ fn queues(interface: &Interface, cores: usize, in_force: InForce) -> Check {
     if in_force == InForce::Packet {
         return Check::ok("queues", says);
     }
-    if let Some(command) = interface.spread.command(&interface.name) {
+    if let Some(command) = interface.spread.command(&interface.name, interface.channels) {
         let says = format!(
             "{says}: both directions of a conversation may come on different queues; the records say so, and the collector joins them"
         );
@@ -312,7 +313,7 @@ fn queues(interface: &Interface, cores: usize, in_force: InForce) -> Check {
         }
         return Check::ok("queues", says);
     }
-    let remedy = format!("ethtool -L {} combined {cores}", interface.name);
+    let remedy = format!("ethtool -L {} {} {cores}", interface.name, interface.channels);
     Check::warn(
         "queues",
         format!("{says}: each queue has a thread, and threads that share a core lose packets in bursts"),

@@ -1,7 +1,10 @@
 //! Export: gathers the records of all workers into numbered batches, and holds those until the collector has them.
 //!
 //! Pure: takes harvests and `now`, and gives frames. One thread harvests, another ships; both share one [`Exporter`] behind a
-//! mutex and hold it for microseconds (the uplink) or for the encoding of one batch (the harvest).
+//! mutex and hold it for microseconds (the uplink) or for the encoding of what a worker handed over (the harvest).
+//!
+//! Records go straight from the worker's buffer into columns, and the buffer back to the worker. In the long run the frame that is queued
+//! is all that is allocated: once for a batch, never for a record.
 //!
 //! # At the limit
 //! The queue holds at most `queue_bytes_max` of encoded frames. A batch that does not fit is thrown away *before* it gets its
@@ -20,7 +23,7 @@ use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::batch::ROWS_MAX;
-use spanwatch_common::wire::{self, Batch, Message};
+use spanwatch_common::wire::{Encoder, Head, WireError};
 
 use crate::flow_table::{Records, TALKERS_MAX, Talker};
 
@@ -94,9 +97,17 @@ pub struct Exporter {
     boot: u64,
     settings: ExportSettings,
     workers: Vec<Account>,
-    /// Records that are in no batch yet, and when the oldest of them came.
-    waiting: Vec<FlowRecord>,
+    /// Holds the records that are in no batch yet.
+    encoder: Encoder,
+    /// How much these stand for, and when the oldest of them came.
+    waiting: Count,
     waiting_since: Timestamp,
+    /// What is left of the harvest that is being taken over; nothing otherwise.
+    coming: Count,
+    /// The batch made last.
+    frame: Vec<u8>,
+    /// Why a batch could not be made, until it is told.
+    trouble: Option<WireError>,
     queue: Queue,
     not_sent: Count,
 }
@@ -110,84 +121,85 @@ impl Exporter {
             boot,
             settings,
             workers: Vec::new(),
-            waiting: Vec::new(),
+            encoder: Encoder::default(),
+            waiting: Count::default(),
             waiting_since: Timestamp::NONE,
+            coming: Count::default(),
+            frame: Vec::new(),
+            trouble: None,
             queue,
             not_sent: Count::default(),
         }
     }
 
-    /// Takes over what a worker finished; gives its buffer back, empty.
+    /// Takes over what a worker finished, and queues every batch that this fills; gives the worker's buffer back, empty.
     pub fn take(&mut self, now: Timestamp, harvest: Harvest) -> Records {
-        if self.workers.len() <= harvest.worker {
-            self.workers.resize(harvest.worker + 1, Account::default());
-        }
-        self.workers[harvest.worker] = Account { ledger: harvest.ledger, health: harvest.health, talkers: harvest.talkers };
-        if self.waiting.is_empty() {
-            self.waiting_since = now;
-        }
-        let mut records = harvest.records;
-        self.waiting.extend(records.iter());
+        let Harvest { worker, ledger, health, talkers, mut records } = harvest;
+        let count = records.len() as u64;
+        self.gather(now, worker, Account { ledger, health, talkers }, count, records.iter());
         records.clear();
         records
     }
 
-    /// The next batch, if one is due: enough records wait, or the oldest has waited long enough. Its number is the next free
-    /// one; hand it to [`enqueue`](Self::enqueue) before cutting another.
-    pub fn cut(&mut self, now: Timestamp) -> Option<Batch> {
+    /// Takes over `count` records and the account that counts them.
+    fn gather(&mut self, now: Timestamp, worker: usize, account: Account, count: u64, records: impl Iterator<Item = FlowRecord>) {
+        if self.workers.len() <= worker {
+            self.workers.resize(worker + 1, Account::default());
+        }
+        let before = std::mem::replace(&mut self.workers[worker], account);
+        let handed_over = |account: &Account| account.ledger.exported.saturating_sub(account.ledger.not_sent);
+        // So that the account balances in a batch that is cut on the way.
+        let packets = handed_over(&self.workers[worker]).saturating_sub(handed_over(&before));
+        self.coming = Count { records: count, packets };
+        for record in records {
+            if self.encoder.is_empty() {
+                self.waiting_since = now;
+            }
+            let count = Count { records: 1, packets: record.packets_total() };
+            self.coming.subtract(count);
+            self.waiting.add(count);
+            self.encoder.push(record);
+            if self.encoder.len() >= self.settings.batch_records_max {
+                self.cut();
+            }
+        }
+        self.coming = Count::default();
+    }
+
+    /// Makes a batch of the records that wait, and queues it, or throws it away when the queue is full. It gets the next free number.
+    fn cut(&mut self) {
+        let ledger = self.ledger();
+        let head = Head { sensor: &self.sensor, boot: self.boot, sequence: self.queue.next_sequence(), ledger: &ledger };
+        self.frame.clear();
+        let made = self.encoder.encode(&head, &mut self.frame);
+        let count = std::mem::take(&mut self.waiting);
+        if made.is_err() || !self.queue.push(&self.frame, count) {
+            self.not_sent.add(count);
+        }
+        self.trouble = made.err().or(self.trouble.take());
+    }
+
+    /// Queues the records that have waited long enough for others.
+    ///
+    /// # Errors
+    /// [`WireError::Unsendable`] when a batch made since the last call exceeds a frame, which the limits rule out; its records count as
+    /// not sent.
+    pub fn ship_due(&mut self, now: Timestamp) -> Result<(), WireError> {
         // A clock that was set back must not hold records up.
         let aged =
             now < self.waiting_since || now.since(self.waiting_since) >= Duration::from_millis(self.settings.batch_age_millis);
-        let full = self.waiting.len() >= self.settings.batch_records_max;
-        if full || aged { self.cut_any() } else { None }
+        if aged { self.ship_all() } else { self.trouble.take().map_or(Ok(()), Err) }
     }
 
-    /// The next batch, due or not; `None` when no record waits.
-    fn cut_any(&mut self) -> Option<Batch> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        let ledger = self.ledger();
-        let rest = self.waiting.split_off(self.waiting.len().min(self.settings.batch_records_max));
-        let records = std::mem::replace(&mut self.waiting, rest);
-        Some(Batch { sensor: self.sensor.clone(), boot: self.boot, sequence: self.queue.next_sequence(), ledger, records })
-    }
-
-    /// Puts a batch just cut into the queue, or throws it away when that is full.
+    /// Queues every record, because no more will come.
     ///
     /// # Errors
-    /// [`wire::WireError::Unsendable`] when a batch exceeds a frame, which the limits rule out; its records count as not sent.
-    pub fn enqueue(&mut self, batch: Batch) -> Result<(), wire::WireError> {
-        let count = Count::of(&batch.records);
-        let mut frame = Vec::new();
-        let encoded = wire::encode(&Message::Data(batch), &mut frame);
-        frame.shrink_to_fit(); // the queue counts what it holds, not what was reserved
-        if encoded.is_err() || !self.queue.push(frame.into(), count) {
-            self.not_sent.add(count);
+    /// As [`ship_due`](Self::ship_due).
+    pub fn ship_all(&mut self) -> Result<(), WireError> {
+        if !self.encoder.is_empty() {
+            self.cut();
         }
-        encoded
-    }
-
-    /// Cuts and queues every batch that is due.
-    ///
-    /// # Errors
-    /// As [`enqueue`](Self::enqueue).
-    pub fn ship_due(&mut self, now: Timestamp) -> Result<(), wire::WireError> {
-        while let Some(batch) = self.cut(now) {
-            self.enqueue(batch)?;
-        }
-        Ok(())
-    }
-
-    /// Cuts and queues everything, because no more will come.
-    ///
-    /// # Errors
-    /// As [`enqueue`](Self::enqueue).
-    pub fn ship_all(&mut self) -> Result<(), wire::WireError> {
-        while let Some(batch) = self.cut_any() {
-            self.enqueue(batch)?;
-        }
-        Ok(())
+        self.trouble.take().map_or(Ok(()), Err)
     }
 
     /// The account of the whole sensor. Balances whenever the accounts of the workers do.
@@ -196,8 +208,9 @@ impl Exporter {
         for worker in &self.workers {
             ledger.add(&worker.ledger);
         }
-        let mut queued = Count::of(&self.waiting);
-        queued.add(self.queue.held);
+        let mut queued = self.queue.held;
+        queued.add(self.waiting);
+        queued.add(self.coming);
         ledger.acknowledged = self.queue.acknowledged.packets;
         ledger.queued = queued.packets;
         ledger.not_sent += self.not_sent.packets;
@@ -246,7 +259,7 @@ impl Exporter {
 
     /// Whether every record has been acknowledged or counted as not sent.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.queue.frames.is_empty()
+        self.encoder.is_empty() && self.queue.frames.is_empty()
     }
 
     /// The frames that wait for the collector.
@@ -326,13 +339,13 @@ impl Queue {
     }
 
     /// `false` when the frame does not fit, and is gone.
-    fn push(&mut self, frame: Bytes, count: Count) -> bool {
+    fn push(&mut self, frame: &[u8], count: Count) -> bool {
         if self.bytes + frame.len() > self.bytes_max {
             return false;
         }
         self.bytes += frame.len();
         self.held.add(count);
-        self.frames.push_back((frame, count));
+        self.frames.push_back((Bytes::copy_from_slice(frame), count));
         true
     }
 }
@@ -345,24 +358,21 @@ struct Count {
 }
 
 impl Count {
-    fn of(records: &[FlowRecord]) -> Self {
-        Self { records: records.len() as u64, packets: records.iter().map(FlowRecord::packets_total).sum() }
-    }
-
     fn add(&mut self, other: Self) {
         self.records += other.records;
         self.packets += other.packets;
     }
 
     fn subtract(&mut self, other: Self) {
-        self.records -= other.records;
-        self.packets -= other.packets;
+        self.records = self.records.saturating_sub(other.records);
+        self.packets = self.packets.saturating_sub(other.packets);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spanwatch_common::wire::{self, Batch, Message};
 
     /// A worker whose every flow has two packets, and whose account says so.
     struct Worker {
@@ -375,7 +385,7 @@ mod tests {
             Self { number, ledger: Ledger::default() }
         }
 
-        fn harvest(&mut self, records: usize) -> Harvest {
+        fn hand_over(&mut self, records: usize, now: Timestamp, exporter: &mut Exporter) {
             let packets = 2 * records as u64;
             for count in [&mut self.ledger.wire, &mut self.ledger.delivered, &mut self.ledger.metered, &mut self.ledger.exported]
             {
@@ -384,12 +394,8 @@ mod tests {
             self.ledger.flows.records += records as u64;
             let record =
                 |n: usize| FlowRecord { flow_id: n as u64 * 0x9e37_79b9_7f4a_7c15, packets: [1, 1], ..FlowRecord::default() };
-            Harvest {
-                worker: self.number,
-                ledger: self.ledger,
-                records: (0..records).map(record).collect(),
-                ..Harvest::default()
-            }
+            let account = Account { ledger: self.ledger, ..Account::default() };
+            exporter.gather(now, self.number, account, records as u64, (0..records).map(record));
         }
     }
 
@@ -401,34 +407,51 @@ mod tests {
         ExportSettings { batch_records_max, batch_age_millis: 200, queue_bytes_max }
     }
 
+    fn batch(frame: &[u8]) -> Batch {
+        match wire::decode(frame) {
+            Ok(Some((Message::Data(batch), length))) if length == frame.len() => batch,
+            other => panic!("a batch, not {other:?}"),
+        }
+    }
+
+    /// Number and length of each batch that is queued.
+    fn queued(exporter: &Exporter) -> Vec<(u64, usize)> {
+        let batches = exporter.queue.frames.iter().map(|(frame, _)| batch(frame));
+        batches.map(|batch| (batch.sequence, batch.records.len())).collect()
+    }
+
     #[test]
     fn a_batch_is_cut_when_it_is_full_or_when_its_oldest_record_has_waited() {
         let mut exporter = Exporter::new("plant1", 7, settings(10, 1 << 20));
         let mut worker = Worker::new(0);
-        exporter.take(millis(0), worker.harvest(25));
-        let cut: Vec<_> = std::iter::from_fn(|| {
-            let batch = exporter.cut(millis(0))?;
-            let seen = (batch.sequence, batch.records.len());
-            exporter.enqueue(batch).unwrap();
-            Some(seen)
-        })
-        .collect();
-        assert_eq!(cut, [(1, 10), (2, 10)]);
-        assert_eq!(exporter.cut(millis(199)), None);
-        assert_eq!(exporter.cut(millis(200)).map(|batch| (batch.sequence, batch.records.len())), Some((3, 5)));
+        worker.hand_over(25, millis(0), &mut exporter);
+        exporter.ship_due(millis(199)).unwrap();
+        assert_eq!(queued(&exporter), [(1, 10), (2, 10)]);
+        exporter.ship_due(millis(200)).unwrap();
+        assert_eq!(queued(&exporter), [(1, 10), (2, 10), (3, 5)]);
+        worker.hand_over(1, millis(300), &mut exporter);
+        exporter.ship_due(millis(499)).unwrap();
+        assert_eq!(queued(&exporter).len(), 3);
+        exporter.ship_due(millis(299)).unwrap();
+        assert_eq!(queued(&exporter).len(), 4, "a clock that was set back holds nothing up");
     }
 
     #[test]
     fn the_ledger_balances_at_every_cut_whatever_happens_to_the_batches() {
         let mut exporter = Exporter::new("plant1", 7, settings(100, 1 << 20));
         let mut workers = [Worker::new(0), Worker::new(1), Worker::new(2)];
+        let mut seen = 0;
         for step in 0..300_u64 {
-            let worker = &mut workers[step as usize % 3];
-            exporter.take(millis(step as i64), worker.harvest(step as usize % 170));
+            let now = millis(step as i64);
+            workers[step as usize % 3].hand_over(step as usize % 270, now, &mut exporter);
             assert_eq!(exporter.ledger().imbalance(), None, "after a harvest");
-            while let Some(batch) = exporter.cut(millis(step as i64)) {
-                assert_eq!(batch.ledger.imbalance(), None, "in a batch");
-                exporter.enqueue(batch).unwrap();
+            exporter.ship_due(now).unwrap();
+            for (frame, _) in &exporter.queue.frames {
+                let batch = batch(frame);
+                if batch.sequence > seen {
+                    seen = batch.sequence;
+                    assert_eq!(batch.ledger.imbalance(), None, "in batch {seen}");
+                }
             }
             while step % 5 != 0 && exporter.queue().next(8).is_some() {}
             match step % 7 {
@@ -441,6 +464,7 @@ mod tests {
             }
             assert_eq!(exporter.ledger().imbalance(), None, "after an acknowledgement");
         }
+        assert!(seen > 300, "{seen} batches");
     }
 
     #[test]
@@ -448,7 +472,7 @@ mod tests {
         let mut exporter = Exporter::new("plant1", 7, settings(1000, 20_000));
         let mut worker = Worker::new(0);
         for step in 0..50 {
-            exporter.take(millis(step), worker.harvest(1000));
+            worker.hand_over(1000, millis(step), &mut exporter);
             exporter.ship_due(millis(step)).unwrap();
             assert!(exporter.queue().bytes() <= 20_000);
         }
@@ -459,17 +483,11 @@ mod tests {
         assert_eq!((ledger.flows.records_queued, ledger.flows.records_not_sent), (kept * 1000, (50 - kept) * 1000));
 
         let frames: Vec<_> = std::iter::from_fn(|| exporter.queue().next(u32::MAX)).collect();
-        let numbers: Vec<_> = frames
-            .iter()
-            .map(|frame| match wire::decode(frame) {
-                Ok(Some((Message::Data(batch), _))) => batch.sequence,
-                other => panic!("a batch, not {other:?}"),
-            })
-            .collect();
+        let numbers: Vec<_> = frames.iter().map(|frame| batch(frame).sequence).collect();
         assert_eq!(numbers, (1..=kept).collect::<Vec<_>>());
 
         exporter.queue().acknowledge(kept);
-        exporter.take(millis(60), worker.harvest(1000));
+        worker.hand_over(1000, millis(60), &mut exporter);
         exporter.ship_all().unwrap();
         assert_eq!(exporter.queue().next_sequence(), kept + 2, "the number after the last one kept");
         assert_eq!(exporter.ledger().not_sent, (50 - kept) * 2000);
@@ -478,7 +496,7 @@ mod tests {
     #[test]
     fn after_a_reconnect_everything_unacknowledged_goes_out_again_in_order() {
         let mut exporter = Exporter::new("plant1", 7, settings(1, 1 << 20));
-        exporter.take(millis(0), Worker::new(0).harvest(5));
+        Worker::new(0).hand_over(5, millis(0), &mut exporter);
         exporter.ship_all().unwrap();
         let first: Vec<_> = std::iter::from_fn(|| exporter.queue().next(3)).collect();
         assert_eq!(first.len(), 3, "credit is a limit");

@@ -261,3 +261,95 @@ impl<C: Capture> LiveWorker<C> {
         ledger
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::CaptureErrorKind;
+    use crate::flow_table::{FlowTableSettings, KeyHasher, Observer};
+    use crate::worker::MeterSettings;
+
+    /// A ring of so many equal frames on a port that saw some more.
+    struct Ring {
+        frames: usize,
+        wire: u64,
+        /// How often the kernel was asked for more.
+        asked: Arc<AtomicU32>,
+        /// Set by the second question; without it the interface is gone at the second.
+        stop: Option<Arc<AtomicBool>>,
+        stopped: bool,
+    }
+
+    impl Ring {
+        fn of(frames: usize, wire: u64, stop: Option<Arc<AtomicBool>>) -> Self {
+            Self { frames, wire, asked: Arc::default(), stop, stopped: false }
+        }
+    }
+
+    impl Capture for Ring {
+        fn wait(&mut self, _: Duration) -> Result<(), CaptureError> {
+            match (self.asked.fetch_add(1, Ordering::Relaxed), &self.stop) {
+                (0, _) => Ok(()),
+                (_, Some(stop)) => {
+                    stop.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+                (_, None) => {
+                    self.frames += 500; // they came between the last look and the end
+                    let (doing, cause) = ("wait for packets on eno2".into(), "it is gone".into());
+                    Err(CaptureError { kind: CaptureErrorKind::Gone, doing, cause, remedy: String::new() })
+                }
+            }
+        }
+
+        fn drain(&mut self, now: Timestamp, max: usize, mut each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
+            let frame = [2; 60];
+            let count = self.frames.min(max);
+            (0..count).for_each(|_| each(&[Frame::ethernet(&frame, 60, now)]));
+            self.frames -= count;
+            Ok(if count == 0 && self.stopped { Drained::Ended } else { Drained::Frames(count) })
+        }
+
+        fn stop(&mut self) -> Result<(), CaptureError> {
+            self.stopped = true;
+            Ok(())
+        }
+
+        fn losses(&mut self) -> Result<Losses, CaptureError> {
+            Ok(Losses { wire: self.wire, ..Losses::default() })
+        }
+
+        fn describe(&self) -> &str {
+            "a ring"
+        }
+    }
+
+    fn run(ring: Ring) -> (Result<(), CaptureError>, Ledger) {
+        let stop = ring.stop.clone().unwrap_or_default();
+        let settings =
+            MeterSettings { flow_table: FlowTableSettings { flows_max: 64, ..Default::default() }, ..MeterSettings::default() };
+        let worker = Worker::new(&settings, KeyHasher::fixed(), Observer::default()).expect("memory");
+        let (harvests, harvested) = crossbeam::channel::unbounded();
+        let result = LiveWorker::new(0, ring, worker, harvests, stop).run();
+        (result, harvested.iter().last().expect("a last harvest").ledger)
+    }
+
+    #[test]
+    fn a_capture_that_fails_hands_out_what_it_holds_and_the_rest_is_counted() {
+        // 200 frames in time, 500 that lie in the ring when the interface goes, and three that the port saw and nobody can read.
+        let (result, ledger) = run(Ring::of(200, 703, None));
+        assert_eq!(result.expect_err("it is gone").kind, CaptureErrorKind::Gone);
+        assert_eq!((ledger.wire, ledger.delivered, ledger.dropped.no_socket), (703, 700, 3));
+        assert_eq!(ledger.imbalance(), None);
+    }
+
+    #[test]
+    fn after_a_full_turn_nobody_asks_the_kernel() {
+        let ring = Ring::of(600, 600, Some(Arc::default()));
+        let asked = Arc::clone(&ring.asked);
+        let (result, ledger) = run(ring);
+        assert_eq!((result, ledger.delivered, ledger.imbalance()), (Ok(()), 600, None));
+        // Before the first of three turns (256, 256, 88), and after the last.
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+}

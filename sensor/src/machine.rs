@@ -2,14 +2,14 @@
 
 #![allow(unsafe_code, reason = "each block says why it is sound")]
 
-/// Asks the processor to fetch the cache line of `slot`, and goes on without waiting.
+/// Asks the processor to fetch the cache line where `slot` begins, and goes on without waiting.
 #[inline]
-pub(crate) fn prefetch<T>(slot: &T) {
+pub(crate) fn prefetch<T: ?Sized>(slot: &T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint that cannot fault, whatever the address; the reference is valid besides.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast());
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast::<i8>());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = slot;

@@ -253,11 +253,20 @@ fn report(ledger: &Ledger, health: &Health, stats: Option<&Path>) -> anyhow::Res
     Ok(())
 }
 
-/// Writes the account as one JSON object, with what the mirror is judged by as its `mirror`.
+/// Writes the account into a file, see [`stats_json`].
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write_stats(ledger: &Ledger, health: &Health, path: &Path) -> anyhow::Result<()> {
+    let json = stats_json(ledger, health)?;
+    std::fs::write(path, json).with_context(|| format!("write {}", path.display()))
+}
+
+/// The account as one JSON object, with what the mirror is judged by as its `mirror`.
+///
+/// # Errors
+/// None that is known.
+pub fn stats_json(ledger: &Ledger, health: &Health) -> anyhow::Result<String> {
     #[derive(Serialize)]
     struct Stats<'a> {
         #[serde(flatten)]
@@ -266,5 +275,5 @@ pub fn write_stats(ledger: &Ledger, health: &Health, path: &Path) -> anyhow::Res
     }
     let stats = Stats { ledger, mirror: health };
     let json = serde_json::to_string_pretty(&stats).context("write the ledger as JSON")?;
-    std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))
+    Ok(json + "\n")
 }

@@ -1,6 +1,7 @@
 //! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::encapsulation::Encapsulation;
 use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::health::Health;
 use spanwatch_common::layer2::is_process_data;
@@ -8,7 +9,7 @@ use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{BATCH, Frame, Link, Losses};
-use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable, Update};
+use crate::decode::{self, Around, DecodeSettings, Found, Kind, Packet, Rules, Undecodable, Update};
 use crate::dedup::{Cause, Dedup};
 use crate::flow_settings::{FlowSettings, KeyContext};
 use crate::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records, Talker};
@@ -53,6 +54,8 @@ pub struct Worker {
     rules: Rules,
     context: KeyContext,
     hasher: KeyHasher,
+    /// Of packets from this time on everything is read: somebody asks for more than most flows need.
+    all_from: Timestamp,
     around: Around,
     batch: Batch,
     records: Records,
@@ -60,6 +63,8 @@ pub struct Worker {
     ignored: Ignored,
     odd: Odd,
     health: Health,
+    /// Others count what all of them see.
+    is_second: bool,
 }
 
 impl Worker {
@@ -68,7 +73,7 @@ impl Worker {
     /// # Errors
     /// The operating system refuses the memory.
     pub fn new(settings: &MeterSettings, hasher: KeyHasher, observer: Observer) -> std::io::Result<Self> {
-        Ok(Self {
+        let mut worker = Self {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
             dedup: Dedup::new(settings.flow.dedup, settings.flow.dedup_window_micros, &hasher),
             fragments: FragmentTable::new(&settings.fragments, hasher),
@@ -76,6 +81,7 @@ impl Worker {
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             context: KeyContext::new(&settings.flow.key, hasher),
             hasher,
+            all_from: Timestamp::NONE,
             around: Around::default(),
             batch: Batch { updates: [Update::NONE; BATCH], len: 0, packets: Vec::with_capacity(BATCH) },
             records: Records::default(),
@@ -83,7 +89,17 @@ impl Worker {
             ignored: Ignored::default(),
             odd: Odd::default(),
             health: Health::default(),
-        })
+            is_second: false,
+        };
+        worker.look_again();
+        Ok(worker)
+    }
+
+    /// From now on this is worker `number` of `of`, counted from 0, each of which is given all frames and meters its share of the flows. The
+    /// accounts of all of them add up to that of one; but for that, they differ only when the flow table is full.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.table.share(number, of);
+        self.is_second = number > 0;
     }
 
     /// Takes frames and puts them into their flows.
@@ -97,26 +113,33 @@ impl Worker {
     #[inline]
     fn take_batch(&mut self, frames: &[Frame<'_>]) {
         self.delivered += frames.len() as u64;
+        let (mut octets, mut len) = (0, 0);
         for (origin, frame) in (0..).zip(frames) {
-            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD).and_then(|frame| frame.bytes.first()) {
-                prefetch(ahead);
+            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD) {
+                prefetch(ahead.bytes);
             }
-            let is_plain = frame.interface == 0 && !self.context.is_wanted() && !self.dedup.is_looking(frame.at);
-            match decode::update_plain(frame, &self.rules, &self.hasher) {
-                Some((update, tag)) if is_plain => {
-                    self.table.prefetch(update.hash);
-                    self.health.octets += u64::from(update.frame_octets);
-                    self.health.group_packets += u64::from(frame.bytes[0] & 1);
-                    self.odd.sliced += u64::from(frame.bytes.len() < update.frame_octets as usize);
-                    if let Some(tag) = tag {
-                        self.health.encapsulations[tag as usize] += 1;
-                    }
-                    self.batch.updates[self.batch.len] = Update { origin, ..update };
-                    self.batch.len += 1;
-                }
-                _ => self.take_any(frame),
+            let update = &mut self.batch.updates[len];
+            let found = match frame.interface == 0 && frame.at < self.all_from {
+                true => decode::update_plain(frame, &self.rules, &self.hasher, origin, update),
+                false => Found::Other,
+            };
+            if found == Found::Other {
+                self.batch.len = len;
+                self.take_any(frame);
+                len = self.batch.len;
+                continue;
             }
+            self.table.prefetch(update);
+            octets += u64::from(update.frame_octets);
+            let is_usual =
+                found == Found::Untagged && frame.bytes[0] & 1 == 0 && frame.bytes.len() >= update.frame_octets as usize;
+            if !is_usual {
+                self.count_unusual(frame, found);
+            }
+            len += 1;
         }
+        self.batch.len = len;
+        self.health.octets += octets;
         let (rules, Batch { updates, len, packets }) = (&self.rules, &mut self.batch);
         let packet = |update: &Update| match update.origin.checked_sub(WHOLE) {
             Some(place) => packets[usize::from(place)],
@@ -128,6 +151,18 @@ impl Worker {
         self.table.update(&mut updates[..*len], packet, &mut self.records);
         self.batch.len = 0;
         self.batch.packets.clear();
+    }
+
+    /// Counts what is worth counting of a plain packet beside its octets.
+    #[cold]
+    fn count_unusual(&mut self, frame: &Frame<'_>, found: Found) {
+        self.health.group_packets += u64::from(frame.bytes[0] & 1);
+        self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
+        match found {
+            Found::Tagged => self.health.encapsulations[Encapsulation::Vlan as usize] += 1,
+            Found::PriorityTagged => self.health.encapsulations[Encapsulation::PriorityTag as usize] += 1,
+            Found::Untagged | Found::Other => {}
+        }
     }
 
     /// Takes a frame of which everything is asked.
@@ -152,12 +187,17 @@ impl Worker {
         }
     }
 
+    /// Decides from when on everything is read of a packet.
+    fn look_again(&mut self) {
+        self.all_from = if self.context.is_wanted() { Timestamp::from_nanos(i64::MIN) } else { self.dedup.wake() };
+    }
+
     /// The packet counts.
     fn keep(&mut self, packet: Packet) {
         let hash = self.hasher.hash(&packet.key);
-        self.table.prefetch(hash);
         let Batch { updates, len, packets } = &mut self.batch;
         updates[*len] = Update::of(&packet, hash, WHOLE + packets.len() as u16);
+        self.table.prefetch(&mut updates[*len]);
         *len += 1;
         packets.push(packet);
     }
@@ -165,7 +205,9 @@ impl Worker {
     /// Whether the packet is a second copy that does not count; if so, it is accounted for.
     #[inline]
     fn is_removed(&mut self, bytes: &[u8], packet: &Packet) -> bool {
-        let Some(cause) = self.dedup.removes(bytes, packet, &self.around) else { return false };
+        let cause = self.dedup.removes(bytes, packet, &self.around);
+        self.look_again();
+        let Some(cause) = cause else { return false };
         *match cause {
             Cause::Copy => &mut self.ignored.duplicate_copy,
             Cause::Routed => &mut self.ignored.duplicate_routed,
@@ -239,6 +281,7 @@ impl Worker {
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason) {
         self.dedup.restart();
+        self.look_again();
         self.reassembly.give_up();
         self.table.flush(reason, &mut self.records);
     }
@@ -251,6 +294,16 @@ impl Worker {
     /// The account so far, with the capture's side of it. Records count as queued from the moment they are made.
     pub fn ledger(&self, losses: &Losses) -> Ledger {
         let counts = self.table.counts();
+        if self.is_second {
+            return Ledger {
+                metered: counts.metered,
+                exported: counts.exported,
+                live: counts.metered - counts.exported,
+                queued: counts.exported,
+                flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
+                ..Ledger::default()
+            };
+        }
         Ledger {
             wire: losses.wire,
             delivered: self.delivered,
@@ -274,6 +327,9 @@ impl Worker {
 
     /// How well the mirror does its work so far.
     pub fn health(&self, losses: &Losses) -> Health {
+        if self.is_second {
+            return Health { erspan_packets: 0, erspan_gaps: 0, ..self.table.health() };
+        }
         let found = self.dedup.counts();
         let mut health = Health {
             packets: self.delivered,
@@ -290,6 +346,11 @@ impl Worker {
         };
         health.add(&self.table.health());
         health
+    }
+
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.table.flows_live()
     }
 
     /// From now on the frames are one in so many, chosen at random; 0 or 1 when they are all.

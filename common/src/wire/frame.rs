@@ -1,7 +1,7 @@
 //! Frames: length, checksum, compression, and the limits that come before any allocation.
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, DParameter};
+use zstd::zstd_safe::{CParameter, DParameter, compress_bound};
 
 use super::message::Message;
 
@@ -122,14 +122,21 @@ impl Header {
 /// # Errors
 /// [`WireError::Unsendable`] when it exceeds the limits that a receiver enforces.
 pub fn encode(message: &Message, out: &mut Vec<u8>) -> Result<(), WireError> {
-    let plain = message.encode()?;
-    let mut zstd = Compressor::new(ZSTD_LEVEL).map_err(WireError::Compression)?;
-    zstd.set_parameter(CParameter::ContentSizeFlag(true)).map_err(WireError::Compression)?;
-    let packed = zstd.compress(&plain).map_err(WireError::Compression)?;
+    seal(&mut Compressor::default(), &message.encode()?, &mut Vec::new(), out)
+}
+
+/// Appends the message in `plain` to `out` as one frame. `packed` is room to work in.
+pub(super) fn seal(zstd: &mut Compressor<'_>, plain: &[u8], packed: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), WireError> {
+    for parameter in [CParameter::CompressionLevel(ZSTD_LEVEL), CParameter::ContentSizeFlag(true)] {
+        zstd.set_parameter(parameter).map_err(WireError::Compression)?;
+    }
+    packed.clear();
+    packed.reserve(compress_bound(plain.len()));
+    zstd.compress_to_buffer(plain, packed).map_err(WireError::Compression)?;
     let (codec, body) = if packed.len() < plain.len() && plain.len() <= PLAIN_RATIO_MAX * packed.len() {
         (CODEC_ZSTD, packed.as_slice())
     } else {
-        (CODEC_PLAIN, plain.as_slice())
+        (CODEC_PLAIN, plain)
     };
     if body.len() > FRAME_LEN_MAX || plain.len() > PLAIN_LEN_MAX {
         return Err(WireError::Unsendable(plain.len()));

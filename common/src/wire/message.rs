@@ -10,7 +10,10 @@ use crate::ledger::Ledger;
 /// Version of the conversation. A collector refuses a sensor of another one, and the sensor keeps what it has.
 pub const VERSION: u32 = 1;
 
-/// How deep MessagePack may nest: message, batch, columns, column.
+/// How every batch begins: an array of two (a positive fixint follows), and the kind of [`Message::Data`].
+pub(super) const DATA: [u8; 2] = [0x92, 3];
+
+/// How deep MessagePack may nest: message, batch, columns, column, references, reference.
 const DEPTH_MAX: usize = 8;
 
 /// One message, either way.
@@ -44,6 +47,8 @@ pub struct Hello {
     pub next: u64,
     /// Software and version, for people.
     pub software: String,
+    /// The newest [form of batches](super::batch) that the sensor can write; 0 is the first.
+    pub batch_form: u32,
 }
 
 /// The collector agrees.
@@ -56,6 +61,8 @@ pub struct Welcome {
     pub resume_after: u64,
     /// How many batches may be under way without acknowledgement.
     pub credit: u32,
+    /// The [form of batches](super::batch) that the sensor may write at most; 0 is the first.
+    pub batch_form: u32,
 }
 
 /// The collector holds every batch of `boot` up to and including `up_to` durably.

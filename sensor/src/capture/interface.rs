@@ -29,6 +29,8 @@ pub struct Interface {
     pub speed_mbits: Option<u32>,
     /// RX queues in use; at least 1.
     pub rx_queues: u32,
+    /// What ethtool calls the channels that these are: `combined` or `rx`.
+    pub channels: &'static str,
     /// Whether both directions of a conversation come on the same RX queue.
     pub spread: Spread,
     /// Fragments of UDP over IPv4 come on another RX queue than whole packets between the same ports.
@@ -86,7 +88,7 @@ impl Interface {
             let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
             return Err(unknown(name, &names));
         };
-        let rx_queues = rx_queues(name);
+        let (rx_queues, channels) = rx_queues(name);
         let fields = if rx_queues == 1 { Vec::new() } else { hashed_fields(name) };
         Ok(Self {
             name: found.name.clone(),
@@ -101,6 +103,7 @@ impl Interface {
                 .and_then(|mbits| u32::try_from(mbits).ok())
                 .filter(|mbits| *mbits > 0),
             rx_queues,
+            channels,
             spread: if rx_queues == 1 { Spread::OneQueue } else { Spread::of(syscall::receive_hash(name).ok(), &fields) },
             parts_fragments: fields.iter().any(|&(kind, bits)| kind == "udp4" && bits & (SOURCE_PORT | DESTINATION_PORT) != 0),
             offloads: Offloads::of(name),
@@ -138,7 +141,7 @@ impl Interface {
             ));
         }
         if in_force != InForce::Packet
-            && let Some(command) = self.spread.command(&self.name)
+            && let Some(command) = self.spread.command(&self.name, self.channels)
         {
             warnings.push(format!(
                 "{}: both directions of a conversation may come on different RX queues; the records say so, and the collector joins \
@@ -194,7 +197,7 @@ impl Spread {
         }
         // A Toeplitz key that repeats every 16 bits gives the same hash when addresses and ports change places.
         let repeats = hash.key.len() >= 4 && hash.key.windows(3).all(|three| three[0] == three[2]);
-        if !hash.mixed && !(hash.toeplitz && repeats) {
+        if !(hash.mixed || hash.toeplitz && repeats) {
             return Self::Asymmetric { key_len: hash.key.len() };
         }
         let has_one_end = |bits: u64| {
@@ -209,7 +212,7 @@ impl Spread {
     }
 
     /// The command that brings both directions together; `None` when they are.
-    pub fn command(&self, name: &str) -> Option<String> {
+    pub fn command(&self, name: &str, channels: &str) -> Option<String> {
         match self {
             Self::OneQueue | Self::Symmetric => None,
             Self::OneEnd { kind } => Some(format!("ethtool -N {name} rx-flow-hash {kind} sdfn")),
@@ -218,7 +221,7 @@ impl Spread {
                 Some(format!("ethtool -X {name} hfunc toeplitz hkey {}", key.join(":")))
             }
             Self::Asymmetric { .. } => Some(format!("ethtool -X {name} xfrm symmetric-xor")),
-            Self::Unknown => Some(format!("ethtool -L {name} combined 1")),
+            Self::Unknown => Some(format!("ethtool -L {name} {channels} 1")),
         }
     }
 }
@@ -284,14 +287,16 @@ fn hashed_fields(name: &str) -> Vec<(&'static str, u64)> {
     kinds.into_iter().filter_map(|(kind, number)| Some((kind, syscall::hashed_fields(name, number).ok()?))).collect()
 }
 
-/// By ethtool, else by sysfs, else one.
-fn rx_queues(name: &str) -> u32 {
-    if let Ok(queues @ 1..) = syscall::rx_channels(name) {
-        return queues;
+/// How many there are, and what ethtool calls them: by ethtool, else by sysfs, else one.
+fn rx_queues(name: &str) -> (u32, &'static str) {
+    match syscall::rx_channels(name) {
+        Ok((rx @ 1.., 0)) => return (rx, "rx"),
+        Ok((rx, combined)) if combined > 0 => return (rx + combined, "combined"),
+        Ok(_) | Err(_) => {}
     }
     let queues = fs::read_dir(format!("/sys/class/net/{name}/queues")).into_iter().flatten().flatten();
     let receive = queues.filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-")).count();
-    u32::try_from(receive.max(1)).unwrap_or(1)
+    (u32::try_from(receive.max(1)).unwrap_or(1), "combined")
 }
 
 #[cfg(test)]
@@ -328,12 +333,12 @@ mod tests {
         assert_eq!(Spread::of(Some(hash(&[0x6d, 0x5a, 0x6d, 0x5a])), &[]), Spread::Symmetric);
         let usual = hash(&[0x6d, 0x5a, 0x56, 0xda]);
         let spread = Spread::of(Some(usual.clone()), &[]);
-        assert_eq!(spread.command("eno2").as_deref(), Some("ethtool -X eno2 hfunc toeplitz hkey 6d:5a:6d:5a"));
+        assert_eq!(spread.command("eno2", "combined").as_deref(), Some("ethtool -X eno2 hfunc toeplitz hkey 6d:5a:6d:5a"));
         let mixed = syscall::ReceiveHash { mixed: true, ..usual.clone() };
         assert_eq!(Spread::of(Some(mixed), &[]), Spread::Symmetric);
         let hidden = Spread::of(Some(hash(&[])), &[]);
-        assert_eq!(hidden.command("eno2").as_deref(), Some("ethtool -X eno2 xfrm symmetric-xor"));
-        assert_eq!(Spread::of(None, &[]).command("eno2").as_deref(), Some("ethtool -L eno2 combined 1"));
+        assert_eq!(hidden.command("eno2", "combined").as_deref(), Some("ethtool -X eno2 xfrm symmetric-xor"));
+        assert_eq!(Spread::of(None, &[]).command("eno2", "combined").as_deref(), Some("ethtool -L eno2 combined 1"));
         assert!(!spread.keeps_together());
     }
 
@@ -352,7 +357,7 @@ mod tests {
         assert_eq!(of(BOTH), Spread::Symmetric, "TCP with ports or UDP without: each is symmetric in itself");
         assert_eq!(of(BOTH | SOURCE_PORT | DESTINATION_PORT), Spread::Symmetric);
         for one_end in [SOURCE_ADDRESS, BOTH | DESTINATION_PORT] {
-            assert_eq!(of(one_end).command("eno2").as_deref(), Some("ethtool -N eno2 rx-flow-hash udp4 sdfn"));
+            assert_eq!(of(one_end).command("eno2", "combined").as_deref(), Some("ethtool -N eno2 rx-flow-hash udp4 sdfn"));
         }
     }
 

@@ -92,23 +92,34 @@ impl Plan {
                 };
                 return Some((says, remedy));
             }
-            if place.has_other_napi {
-                let says = format!("{whose}: the worker shares core {core} with another queue's receive loop");
-                return Some((says, fewer_queues(topology, queue)));
-            }
-            place.has_other_worker.then(|| {
-                let says = format!("{whose}: the worker shares core {core} with another worker, and both lose packets in bursts");
-                (says, fewer_queues(topology, queue))
-            })
+            let says = format!("{whose}: the worker shares core {core} with another queue's receive loop");
+            place.has_other_napi.then(|| (says, fewer_queues(topology, queues)))
         };
-        self.workers.iter().zip(queues).filter_map(trouble).collect()
+        let mut troubles: Vec<_> = self.workers.iter().zip(queues).filter_map(trouble).collect();
+        let mut shared: Vec<usize> =
+            self.workers.iter().filter(|place| place.has_other_worker).filter_map(|place| place.core).collect();
+        if !shared.is_empty() {
+            let workers = shared.len();
+            shared.sort_unstable();
+            shared.dedup();
+            let says = format!("{workers} workers share core {}, and lose packets in bursts", topology::list(&shared));
+            troubles.push((says, fewer_queues(topology, queues)));
+        }
+        troubles
     }
 }
 
-/// Half of the cores for the kernel, half for workers.
-fn fewer_queues(topology: &Topology, queue: &Queue) -> String {
-    let queues = (topology.allowed.len() / 2).max(1);
-    format!("use fewer queues: ethtool -L {} combined {queues}", queue.port)
+/// What leaves half of the cores to the kernel: fewer queues on the port that has most, if it has several.
+fn fewer_queues(topology: &Topology, queues: &[Queue]) -> String {
+    let of_port = |port: &str| queues.iter().filter(|queue| queue.port == port).count();
+    match queues.iter().max_by_key(|queue| of_port(&queue.port)) {
+        Some(most) if of_port(&most.port) > 1 => {
+            let ports = queues.iter().filter(|queue| queue.number == 0).count().max(1);
+            let fewer = (topology.allowed.len() / 2 / ports).max(1);
+            format!("use fewer queues: ethtool -L {} {} {fewer}", most.port, most.channels)
+        }
+        _ => "give the machine more cores, or this sensor fewer interfaces".to_owned(),
+    }
 }
 
 /// Whether the receive loop is known to run on this core. One that may run on every core is not known to run anywhere.

@@ -37,6 +37,8 @@ pub struct Queue {
     pub port: String,
     /// Number of the RX queue; 0 for a whole port.
     pub number: usize,
+    /// What ethtool calls the channels that the queues of this interface are: `combined` or `rx`.
+    pub channels: &'static str,
     /// What is known of its receive loop.
     pub napi: Napi,
     /// NUMA node of the card.
@@ -127,7 +129,7 @@ pub fn queues(interface: &Interface, workers: usize) -> Vec<Queue> {
     let node = directory.as_deref().and_then(node_of);
     let queue = |number: usize| {
         let napi = if workers == 1 && interface.rx_queues > 1 { together(&of_all) } else { of_queue(&of_all, number) };
-        Queue { port: name.clone(), number, napi, node }
+        Queue { port: name.clone(), number, channels: interface.channels, napi, node }
     };
     (0..workers).map(queue).collect()
 }
@@ -258,7 +260,7 @@ fn parse_list(text: &str) -> Vec<usize> {
 }
 
 /// The other way round.
-fn list(cores: &[usize]) -> String {
+pub(super) fn list(cores: &[usize]) -> String {
     let mut text = String::new();
     let mut rest = cores;
     while let [first, ..] = rest {

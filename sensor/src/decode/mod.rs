@@ -14,13 +14,14 @@ mod tunnel;
 mod update;
 mod walk;
 
-use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
+use spanwatch_common::encapsulation::Encapsulations;
 use spanwatch_common::flow::{Mac, protocol, tcp};
 use spanwatch_common::ledger;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 pub use key::{FlowKey, Kind, ShortKey, Way};
+pub use plain::Found;
 pub use settings::{DecodeSettings, Rules};
 pub use update::Update;
 
@@ -216,10 +217,11 @@ pub fn decode_plain(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
     plain::packet(frame, rules)
 }
 
-/// What the packet of [`decode_plain`] adds to its flow, and its tag, without the rest of it: the way of nearly every packet.
-#[inline]
-pub fn update_plain(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher) -> Option<(Update, Option<Encapsulation>)> {
-    plain::update(frame, rules, hasher)
+/// Writes into `update` what the packet of [`decode_plain`] adds to its flow, without the rest of it: the way of nearly every packet.
+/// `origin` becomes [`Update::origin`].
+#[inline(always)]
+pub fn update_plain(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    plain::update(frame, rules, hasher, origin, update)
 }
 
 /// The long way of [`decode`].

@@ -72,32 +72,66 @@ impl Plain<'_> {
     }
 }
 
-/// What a plain packet adds to its flow, and its tag; none when the frame is anything else. Nearly every packet comes this way, and goes
-/// no other.
-#[inline]
-pub(super) fn update(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher) -> Option<(Update, Option<Encapsulation>)> {
-    let plain = headers(frame, rules)?;
-    let addresses = u64::from(plain.u32(12)) << 32 | u64::from(plain.u32(16));
-    let (mut key, way) = ShortKey::between(addresses, plain.u32(20), plain.protocol());
-    key.rest |= u64::from(plain.vlan(rules)) << 32;
-    let mut update = Update {
-        at: frame.at,
-        hash: hasher.hash_short(key),
-        frame_octets: plain.frame_octets,
-        ip_octets: plain.ip_octets(),
-        flags: plain.flags(),
-        ttl: plain.octet(8),
-        way,
-        has_numbers: true,
-        ..Update::NONE
-    };
-    if plain.is_tcp() {
-        update.sequence = plain.u32(24);
-        update.acknowledgement = plain.u32(28);
-        update.window = plain.u16(34);
-        update.payload_octets = plain.ip_octets() - 20 - plain.header_octets();
+/// What was found out about a frame by [`update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A plain packet.
+    Untagged,
+    /// The same behind a tag with a VLAN.
+    Tagged,
+    /// The same behind a tag without.
+    PriorityTagged,
+    /// Anything else; nothing was written.
+    Other,
+}
+
+/// Writes into `update` what a plain packet adds to its flow. Nearly every packet comes this way, and goes no other.
+///
+/// Only what is the same for [`Update`] and the frame is left unwritten: [`Update::guess`] is the flow table's.
+#[inline(always)]
+pub(super) fn update(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    let Some(head) = frame.bytes.first_chunk::<{ 14 + HEADERS }>() else { return Found::Other };
+    // Ethertype IPv4, version 4 and five words of header (RFC 791 §3.1), in one look.
+    let begins = u32::from_be_bytes([head[12], head[13], head[14], 0]);
+    if begins == 0x0800_4500
+        && let Some(ip) = head.last_chunk()
+    {
+        let plain = Plain { ethernet: &[0; 14], ip, tag: None, frame_octets: frame.wire_len };
+        let is_plain = frame.wire_len == frame.octets() && is_plain(frame, &plain, rules);
+        return if is_plain { write(frame, &plain, 0, hasher, origin, update) } else { Found::Other };
     }
-    Some((update, plain.encapsulation()))
+    if begins >> 16 == 0x8100 { update_tagged(frame, rules, hasher, origin, update) } else { Found::Other }
+}
+
+/// The same behind a tag.
+#[inline(never)]
+fn update_tagged(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    let Some(plain) = headers(frame, rules) else { return Found::Other };
+    write(frame, &plain, plain.vlan(rules), hasher, origin, update);
+    if plain.encapsulation() == Some(Encapsulation::Vlan) { Found::Tagged } else { Found::PriorityTagged }
+}
+
+/// Field by field as it is read, so that little has to be remembered.
+#[inline(always)]
+fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    let [.., a, b, c, d, e, f, g, h] = *plain.ip.first_chunk::<20>().unwrap_or(&[0; 20]);
+    let ip_octets = plain.ip_octets();
+    update.at = frame.at;
+    (update.frame_octets, update.ip_octets) = (plain.frame_octets, ip_octets);
+    (update.ttl, update.has_numbers, update.origin) = (plain.octet(8), true, origin);
+    let mut rest = u64::from(plain.protocol()) << 48 | u64::from(vlan) << 32;
+    if plain.is_tcp() {
+        rest = u64::from(protocol::TCP) << 48 | u64::from(vlan) << 32;
+        (update.sequence, update.acknowledgement, update.window) = (plain.u32(24), plain.u32(28), plain.u16(34));
+        update.payload_octets = ip_octets - 20 - plain.header_octets();
+    } else {
+        (update.sequence, update.acknowledgement, update.window, update.payload_octets) = (0, 0, 0, 0);
+    }
+    update.flags = plain.flags();
+    let (key, way) = ShortKey::between(u64::from_be_bytes([a, b, c, d, e, f, g, h]), plain.u32(20), rest);
+    update.way = way;
+    update.hash = hasher.hash_short(key);
+    Found::Untagged
 }
 
 /// All of a plain packet; none when the frame is anything else.
@@ -132,7 +166,7 @@ pub(super) fn packet(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
 }
 
 /// The headers of a plain packet; none when the frame is anything else.
-#[inline(always)]
+#[inline]
 fn headers<'a>(frame: &Frame<'a>, rules: &Rules) -> Option<Plain<'a>> {
     let (ethernet, behind) = frame.bytes.first_chunk::<{ 14 + HEADERS }>()?.split_first_chunk::<14>()?;
     let (ip, tag) = match [ethernet[12], ethernet[13]] {
@@ -141,16 +175,22 @@ fn headers<'a>(frame: &Frame<'a>, rules: &Rules) -> Option<Plain<'a>> {
         _ => return None,
     };
     let plain = Plain { ethernet, ip, tag, frame_octets: frame.octets() };
-    // Version 4 and five words of header; neither MF nor an offset (RFC 791 §3.1).
-    if plain.octet(0) != 0x45 || plain.u16(6) & 0x3fff != 0 || frame.link != Link::Ethernet {
-        return None;
+    (plain.octet(0) == 0x45 && is_plain(frame, &plain, rules)).then_some(plain)
+}
+
+/// Whether what follows the first octet of the IP header is that of a plain packet, too.
+#[inline(always)]
+fn is_plain(frame: &Frame<'_>, plain: &Plain<'_>, rules: &Rules) -> bool {
+    // Neither MF nor an offset (RFC 791 §3.1).
+    if plain.u16(6) & 0x3fff != 0 || frame.link != Link::Ethernet {
+        return false;
     }
     let ip_octets = plain.ip_octets();
     if plain.frame_octets >= plain.ethernet_octets() + ip_octets + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb])
     {
-        return None;
+        return false;
     }
-    let is_whole = match plain.protocol() {
+    match plain.protocol() {
         protocol::TCP => plain.header_octets() >= 20 && ip_octets >= 20 + plain.header_octets(),
         // DNS speaks of its direction, and tunnels have more inside.
         protocol::UDP => {
@@ -159,8 +199,7 @@ fn headers<'a>(frame: &Frame<'a>, rules: &Rules) -> Option<Plain<'a>> {
             ip_octets >= 28 && !is_dns && !rules.may_be_tunnel(destination_port)
         }
         _ => false,
-    };
-    is_whole.then_some(plain)
+    }
 }
 
 /// The same behind a tag.

@@ -35,7 +35,7 @@ pub struct Update {
     pub has_numbers: bool,
     /// Where whoever made this finds the rest of the packet again.
     pub origin: u16,
-    /// Where the flow table thinks that the flow stands.
+    /// Where the flow table looks for the flow next: in which bucket of the index, then on which slot.
     pub(crate) guess: u32,
 }
 

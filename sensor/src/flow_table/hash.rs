@@ -71,7 +71,7 @@ impl KeyHasher {
     }
 
     /// The same for a key that is short.
-    #[inline]
+    #[inline(always)]
     pub const fn hash_short(&self, key: ShortKey) -> KeyHash {
         let [a, b, c, d] = self.short;
         let home = fold(key.addresses.wrapping_add(a), key.rest.wrapping_add(b));

@@ -63,16 +63,18 @@ impl Index {
         ((u128::from(hash.home) * self.buckets.as_slice().len() as u128) >> 64) as usize
     }
 
-    /// Starts fetching the bucket where `hash` is at home.
-    #[inline]
-    pub(super) fn prefetch(&self, hash: KeyHash) {
-        prefetch(&self.buckets.as_slice()[self.home(hash)]);
+    /// The bucket where `hash` is at home, which is being fetched from now on.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: KeyHash) -> u32 {
+        let home = self.home(hash);
+        prefetch(&self.buckets.as_slice()[home]);
+        home as u32
     }
 
-    /// The slot where a flow of `hash` probably stands; any, if there is none. Looks at its home only.
-    #[inline]
-    pub(super) fn guess(&self, hash: KeyHash) -> u32 {
-        let bucket = &self.buckets.as_slice()[self.home(hash)];
+    /// The slot where a flow of `hash` probably stands; any, if there is none. Looks at `bucket` only, its home.
+    #[inline(always)]
+    pub(super) fn guess(&self, hash: KeyHash, bucket: u32) -> u32 {
+        let bucket = &self.buckets.as_slice()[bucket as usize];
         let matches = bucket.matches(tag(hash));
         bucket.slots[(matches.trailing_zeros() as usize).min(WAYS - 1)]
     }

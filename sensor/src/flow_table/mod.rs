@@ -28,7 +28,6 @@ mod tunnels;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use spanwatch_common::flow::tcp::ACK;
 use spanwatch_common::health::Health;
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
@@ -44,7 +43,7 @@ use crate::decode::{Around, FlowKey, Packet, TCP_FLAGS, Update, Way};
 use aside::Asides;
 use settings::Timeouts;
 use slab::Slab;
-use slot::{Cold, EXPECTS_ACK, Half, SEVERAL};
+use slot::{Cold, SEVERAL};
 use talkers::Talkers;
 use tunnels::Tunnels;
 
@@ -91,6 +90,9 @@ pub struct FlowTable {
     sampled: [u32; 2],
     sampling_rate: u32,
     newborn: VecDeque<Newborn>,
+    newborn_max: usize,
+    /// This table's number, and how many tables there are that have the flows between them.
+    share: (u64, u64),
     /// The stretch of time, a multiple of the active timeout, to which new packets belong.
     slice: Slice,
     newest: Timestamp,
@@ -147,6 +149,8 @@ impl FlowTable {
             sampled: [0; 2],
             sampling_rate: 0,
             newborn: VecDeque::with_capacity(NEWBORN_MAX),
+            newborn_max: NEWBORN_MAX,
+            share: (0, 1),
             slice: Slice::default(),
             newest: Timestamp::NONE,
             swept: Timestamp::NONE,
@@ -170,6 +174,11 @@ impl FlowTable {
         let mut counts = self.counts;
         counts.flows.live = self.slab.len as u64;
         counts
+    }
+
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.slab.len as u64
     }
 
     /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, and what was done because the table
@@ -220,6 +229,13 @@ impl FlowTable {
         self.aggregates.sample(one_in);
     }
 
+    /// From now on this is table `number` of `of`, counted from 0, each of which is given all packets and takes those of its own flows. Nothing
+    /// but a full table makes it matter how many there are: so many flows wait for their Begin record as the table has room for.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.share = (number as u64, of as u64);
+        self.newborn_max = self.newborn_max.max(self.slab.capacity());
+    }
+
     /// Starts or stops looking for [`talkers`](Self::talkers).
     pub fn watch(&mut self, is_watched: bool) {
         self.talkers.watch(is_watched);
@@ -238,16 +254,16 @@ impl FlowTable {
             let mut updates = [Update::NONE; BATCH];
             for (origin, (packet, update)) in (0..).zip(batch.iter().zip(&mut updates)) {
                 *update = Update::of(packet, self.hasher.hash(&packet.key), origin);
-                self.prefetch(update.hash);
+                self.prefetch(update);
             }
             self.update(&mut updates[..batch.len()], |update| batch[usize::from(update.origin)], out);
         }
     }
 
-    /// Starts fetching what [`update`](Self::update) will need for a packet of this key.
-    #[inline]
-    pub fn prefetch(&self, hash: KeyHash) {
-        self.slab.prefetch(hash);
+    /// Starts fetching what [`update`](Self::update) will need for a packet. To be called for each.
+    #[inline(always)]
+    pub fn prefetch(&self, update: &mut Update) {
+        update.guess = self.slab.prefetch(update.hash);
     }
 
     /// The same as [`observe`](Self::observe) for at most [`BATCH`] packets of which only that is known which most of them need. `packet` gives
@@ -255,25 +271,39 @@ impl FlowTable {
     #[inline]
     pub fn update(&mut self, updates: &mut [Update], packet: impl Fn(&Update) -> Packet, out: &mut Records) {
         out.observed_by(self.observer);
-        while self.newborn.len() > NEWBORN_MAX - BATCH {
+        while self.newborn.len() > self.newborn_max - BATCH {
             self.begin_oldest(out);
         }
+        let mut elsewhere = 0;
         for update in &mut *updates {
-            update.guess = self.slab.guess(update.hash);
+            update.guess = self.slab.guess(update.hash, update.guess);
         }
+        let mut payload_octets = 0;
         for update in &*updates {
             self.tick(update.at);
-            let packet = || packet(update);
-            if let Some(at) = self.place(update, &packet, out) {
-                self.count(at, update, &packet);
+            if self.share.1 > 1 && !self.is_ours(update.hash) {
+                elsewhere += 1;
+                continue;
+            }
+            payload_octets += u64::from(update.payload_octets);
+            if !self.slab.hot_mut(update.guess as usize).take(update, self.slice.start, self.timeouts.shortest_nanos) {
+                self.add(update, &|| packet(update), out);
             }
         }
-        self.counts.metered += updates.len() as u64;
+        self.health.tcp_octets += payload_octets;
+        self.counts.metered += updates.len() as u64 - elsewhere;
         while let Some(quoted) = self.quoted.pop() {
             if let Some(at) = self.slab.find(self.hasher.hash(&quoted.key)) {
                 self.slab.both_mut(at).1.icmp_error[quoted.way.index()] = quoted.type_code;
             }
         }
+    }
+
+    /// Whether the flow of this key belongs to this table, and not to another one that it shares the flows with.
+    fn is_ours(&self, hash: KeyHash) -> bool {
+        let (number, of) = self.share;
+        // The lower bits of the hash choose the table, the upper ones the place in it.
+        (u64::from(hash.home as u32) * of) >> 32 == number
     }
 
     /// Takes note of a packet's time.
@@ -287,67 +317,38 @@ impl FlowTable {
         }
     }
 
+    /// Adds a packet that is not simply the next one of its flow.
+    #[inline(never)]
+    fn add(&mut self, update: &Update, packet: &impl Fn() -> Packet, out: &mut Records) {
+        let Some(at) = self.place(update, packet, out) else { return };
+        let way = update.way.index();
+        let mut overhead = update.frame_octets.wrapping_sub(update.ip_octets);
+        let hot = self.slab.hot(at);
+        if !hot.half[way].has_room(update, overhead) || update.at < hot.last[way] {
+            overhead = self.make_ready(at, update, packet);
+        }
+        let (hot, cold) = self.slab.both_mut(at);
+        if hot.is_next(update) {
+            hot.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
+        } else if update.flags & TCP_FLAGS != 0 {
+            tcp::examine(hot, cold, &mut self.asides, update);
+        }
+        hot.count(update, overhead);
+    }
+
     /// The slot of the flow that a packet belongs to, ready for it.
-    #[inline]
     fn place(&mut self, update: &Update, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
         let Some(at) = self.slab.settle(update.hash, update.guess) else { return self.open(update, 0, packet, out) };
         let hot = self.slab.hot(at);
-        let newest = hot.newest();
-        // Of a packet that is older than the flow's newest the difference is huge as well.
-        let silent_nanos = update.at.as_nanos().wrapping_sub(newest.as_nanos()).cast_unsigned();
-        let is_ready = newest >= self.slice.start && silent_nanos < self.timeouts.shortest_nanos && !hot.is_closed();
-        if is_ready {
+        if hot.is_awake(update, self.slice.start, self.timeouts.shortest_nanos) {
             return Some(at);
         }
-        let predecessor = if newest == update.at { self.slab.both(at).1.flow_id } else { 0 };
+        let predecessor = if hot.newest() == update.at { self.slab.both(at).1.flow_id } else { 0 };
         if self.turn(at, update, out) { Some(at) } else { self.open(update, predecessor, packet, out) }
-    }
-
-    #[inline]
-    fn count(&mut self, at: usize, update: &Update, packet: &impl Fn() -> Packet) {
-        let way = update.way.index();
-        let hot = self.slab.hot(at);
-        let half = &hot.half[way];
-        let octets = half.ip_octets.checked_add(update.ip_octets);
-        let mut overhead = update.frame_octets.wrapping_sub(update.ip_octets);
-        if !(1..u16::MAX).contains(&half.packets)
-            || update.at < hot.last[way]
-            || octets.is_none()
-            || u32::from(half.overhead).wrapping_add(overhead) > u32::from(u16::MAX)
-        {
-            overhead = self.make_ready(at, update, packet);
-        }
-        let hot = self.slab.hot_mut(at);
-        let opposite = &hot.half[way ^ 1];
-        let is_expected = opposite.flags & EXPECTS_ACK == 0
-            && opposite.next_seq.wrapping_sub(update.acknowledgement) <= u32::MAX / 2
-            && update.sequence == hot.half[way].next_seq
-            && update.flags & tcp::SPECIAL == ACK
-            && update.window != 0;
-        if is_expected {
-            hot.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
-        } else if update.flags & TCP_FLAGS != 0 {
-            let (hot, cold) = self.slab.both_mut(at);
-            tcp::examine(hot, cold, &mut self.asides, update);
-        }
-        self.health.tcp_octets += u64::from(update.payload_octets);
-        let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
-        let hot = self.slab.hot_mut(at);
-        hot.last[way] = hot.last[way].max(update.at);
-        let half: &mut Half = &mut hot.half[way];
-        half.ttl_min = half.ttl_min.min(update.ttl);
-        half.ttl_max = half.ttl_max.max(update.ttl);
-        half.ip_len_min = half.ip_len_min.min(ip_len);
-        half.ip_len_max = half.ip_len_max.max(ip_len);
-        half.packets += 1;
-        half.ip_octets = half.ip_octets.wrapping_add(update.ip_octets);
-        half.overhead = half.overhead.wrapping_add(overhead as u16);
-        half.flags |= update.flags;
     }
 
     /// Prepares a flow for a packet that its line cannot simply take: the first of a slice, one that comes late, or one that would make a
     /// counter overflow. Gives the octets beyond those of IP that are left for the line.
-    #[cold]
     fn make_ready(&mut self, at: usize, update: &Update, packet: &impl Fn() -> Packet) -> u32 {
         let way = update.way.index();
         let overhead = update.frame_octets.wrapping_sub(update.ip_octets);
@@ -386,7 +387,6 @@ impl FlowTable {
     }
 
     /// Begins a flow, or counts the packet in an aggregate. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
-    #[cold]
     fn open(&mut self, update: &Update, predecessor: u64, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
         let packet = packet();
         if self.slab.is_full() && !self.make_room(update.at, out) {

@@ -83,6 +83,22 @@ impl Records {
         self.slices.iter().map(|slice| self.record(slice)).chain(self.made.iter().cloned())
     }
 
+    /// The one at `place`, put together now.
+    pub fn get(&self, place: usize) -> FlowRecord {
+        match self.slices.get(place) {
+            Some(slice) => self.record(slice),
+            None => self.made[place - self.slices.len()].clone(),
+        }
+    }
+
+    /// The flow of the one at `place`.
+    pub fn flow_id(&self, place: usize) -> u64 {
+        match self.slices.get(place) {
+            Some(slice) => slice.cold.flow_id,
+            None => self.made[place - self.slices.len()].flow_id,
+        }
+    }
+
     /// Takes out all but the first `len`; gives how many these were, and the packets they stood for.
     pub fn truncate(&mut self, len: usize) -> (u64, u64) {
         let (slices, made) = (len.min(self.slices.len()), len.saturating_sub(self.slices.len()).min(self.made.len()));

@@ -49,19 +49,24 @@ impl Slab {
 
     /// Whether every slot is taken.
     pub(super) const fn is_full(&self) -> bool {
-        self.len == self.hot.as_slice().len()
+        self.len == self.capacity()
     }
 
-    /// First step of a look-up: starts fetching the index.
-    #[inline]
-    pub(super) fn prefetch(&self, hash: KeyHash) {
-        self.index.prefetch(hash);
+    /// How many flows there is room for.
+    pub(super) const fn capacity(&self) -> usize {
+        self.hot.as_slice().len()
+    }
+
+    /// First step of a look-up: the bucket of the index, which is being fetched from now on.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: KeyHash) -> u32 {
+        self.index.prefetch(hash)
     }
 
     /// Second step: the slot where the flow probably stands, whose line is being fetched from now on.
-    #[inline]
-    pub(super) fn guess(&self, hash: KeyHash) -> u32 {
-        let slot = self.index.guess(hash);
+    #[inline(always)]
+    pub(super) fn guess(&self, hash: KeyHash, bucket: u32) -> u32 {
+        let slot = self.index.guess(hash, bucket);
         prefetch(&self.hot.as_slice()[slot as usize]);
         slot
     }

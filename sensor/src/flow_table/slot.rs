@@ -10,8 +10,9 @@ use spanwatch_common::time::Timestamp;
 
 use super::aside::Aside;
 use super::talkers::Talker;
+use super::tcp::SPECIAL;
 use super::tunnels::{Named, turned};
-use crate::decode::{DONT_FRAGMENT, FlowKey, IS_FRAGMENT, Kind, Packet, ShortKey, Speech, TCP_FLAGS, Way};
+use crate::decode::{DONT_FRAGMENT, FlowKey, IS_FRAGMENT, Kind, Packet, ShortKey, Speech, TCP_FLAGS, Update, Way};
 
 /// One cache line. Pairs are indexed by [`Way`]: what endpoint a sent, what endpoint b sent. Counters are those of the current
 /// slice of the flow's life, since its last record.
@@ -48,6 +49,17 @@ pub(super) struct Half {
 
 const _: () = assert!(size_of::<Hot>() == 64);
 
+impl Half {
+    /// Whether the counters of a slice that has begun take a packet without overflow.
+    #[inline(always)]
+    pub(super) const fn has_room(&self, update: &Update, overhead: u32) -> bool {
+        // 0 wraps, and is no more than the largest.
+        self.packets.wrapping_sub(1) < u16::MAX - 1
+            && self.ip_octets.checked_add(update.ip_octets).is_some()
+            && (self.overhead as u32).wrapping_add(overhead) <= u16::MAX as u32
+    }
+}
+
 impl Hot {
     /// A flow of which no packet was counted yet.
     pub(super) fn new(tag: u64) -> Self {
@@ -69,6 +81,72 @@ impl Hot {
     #[inline]
     pub(super) const fn is_closed(&self) -> bool {
         self.half[0].flags & self.half[1].flags & FIN_SEEN != 0
+    }
+
+    /// Whether a flow that is there neither fell silent nor needs its slice cut nor may be over before the packet.
+    #[inline(always)]
+    pub(super) fn is_awake(&self, update: &Update, slice_start: Timestamp, silence_nanos: u64) -> bool {
+        let newest = self.newest();
+        // Of a packet that is older than the flow's newest the difference is huge as well.
+        let silent_nanos = update.at.as_nanos().wrapping_sub(newest.as_nanos()).cast_unsigned();
+        newest >= slice_start && silent_nanos < silence_nanos && !self.is_closed()
+    }
+
+    /// Whether a packet is a TCP segment that simply follows the one before it, and tells the other side nothing new.
+    #[inline(always)]
+    pub(super) fn is_next(&self, update: &Update) -> bool {
+        let (own, other) = (&self.half[update.way.index()], &self.half[update.way.index() ^ 1]);
+        update.sequence == own.next_seq
+            && update.flags & SPECIAL == tcp::ACK
+            && update.window != 0
+            && other.flags & EXPECTS_ACK == 0
+            && other.next_seq.wrapping_sub(update.acknowledgement) <= u32::MAX / 2
+    }
+
+    /// Counts a packet of this flow, if it is one, and the next one in every respect. Nearly every packet is, and is done with here; false,
+    /// and nothing done, for all others.
+    #[inline(always)]
+    pub(super) fn take(&mut self, update: &Update, slice_start: Timestamp, silence_nanos: u64) -> bool {
+        if self.tag != update.hash.tag || !self.is_awake(update, slice_start, silence_nanos) {
+            return false;
+        }
+        let way = update.way.index();
+        let overhead = update.frame_octets.wrapping_sub(update.ip_octets);
+        if !self.half[way].has_room(update, overhead) || update.at < self.last[way] {
+            return false;
+        }
+        if update.flags & TCP_FLAGS != 0 {
+            if !self.is_next(update) {
+                return false;
+            }
+            self.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
+        }
+        self.count(update, overhead);
+        true
+    }
+
+    /// Counts a packet, for which there is room.
+    #[inline(always)]
+    pub(super) fn count(&mut self, update: &Update, overhead: u32) {
+        let way = update.way.index();
+        self.last[way] = self.last[way].max(update.at);
+        let half = &mut self.half[way];
+        half.packets += 1;
+        half.overhead = half.overhead.wrapping_add(overhead as u16);
+        half.ip_octets = half.ip_octets.wrapping_add(update.ip_octets);
+        half.flags |= update.flags;
+        // Rarely new, so that a jump costs less than writing the old ones again.
+        if [half.ttl_min, half.ttl_max] != [update.ttl; 2] {
+            half.ttl_min = half.ttl_min.min(update.ttl);
+            half.ttl_max = half.ttl_max.max(update.ttl);
+        }
+        let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
+        if ip_len < half.ip_len_min {
+            half.ip_len_min = ip_len;
+        }
+        if ip_len > half.ip_len_max {
+            half.ip_len_max = ip_len;
+        }
     }
 
     /// Begins the next slice.

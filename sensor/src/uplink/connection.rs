@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use spanwatch_common::wire::batch::FORM;
 use spanwatch_common::wire::{self, Ack, Hello, Message, Stats, VERSION, Welcome};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -57,11 +58,15 @@ async fn introduce(stream: &mut TlsStream<TcpStream>, settings: &UplinkSettings,
     }
 }
 
+fn hello(sensor: &str, boot: u64, next: u64) -> Hello {
+    let (sensor, software) = (sensor.to_owned(), SOFTWARE.to_owned());
+    Hello { version: VERSION, sensor, boot, next, software, batch_form: FORM }
+}
+
 /// Whether a collector would take this sensor; disturbs no connection that the sensor has.
 pub(super) async fn ask(settings: &UplinkSettings, tls: &TlsConnector, sensor: &str) -> Result<(), Trouble> {
     let mut stream = connect(settings, tls).await?;
-    let hello = Hello { version: VERSION, sensor: sensor.to_owned(), boot: ONLY_ASKING, next: 1, software: SOFTWARE.to_owned() };
-    introduce(&mut stream, settings, hello).await?;
+    introduce(&mut stream, settings, hello(sensor, ONLY_ASKING, 1)).await?;
     let _ = stream.shutdown().await; // it has answered; how it hangs up says nothing
     Ok(())
 }
@@ -74,13 +79,8 @@ pub(super) async fn converse(
 ) -> Result<(), Trouble> {
     let hello = {
         let mut exporter = shared.exporter();
-        Hello {
-            version: VERSION,
-            sensor: exporter.sensor().to_owned(),
-            boot: exporter.boot(),
-            next: exporter.queue().oldest(),
-            software: SOFTWARE.to_owned(),
-        }
+        let next = exporter.queue().oldest();
+        hello(exporter.sensor(), exporter.boot(), next)
     };
     let boot = hello.boot;
     let welcome = introduce(&mut stream, settings, hello).await?;
@@ -96,7 +96,7 @@ pub(super) async fn converse(
     let (mut reading, mut writing) = tokio::io::split(stream);
     tokio::select! {
         ended = hear(&mut reading, settings, shared, boot) => ended,
-        ended = speak(&mut writing, settings, shared, boot, welcome.credit.max(1)) => ended,
+        ended = speak(&mut writing, settings, shared, boot, &welcome) => ended,
     }
 }
 
@@ -131,8 +131,9 @@ async fn speak(
     settings: &UplinkSettings,
     shared: &Shared,
     boot: u64,
-    credit: u32,
+    welcome: &Welcome,
 ) -> Result<(), Trouble> {
+    let credit = welcome.credit.max(1);
     let lost = |source| Trouble::from_stream(&settings.collector, source);
     let stats = || {
         let ledger = shared.exporter().ledger();
@@ -142,7 +143,12 @@ async fn speak(
     loop {
         // A name for the frame, so that the lock is gone before the write.
         while let Some(frame) = { shared.exporter().queue().next(credit) } {
-            stream.write_all(&frame).await.map_err(lost)?;
+            if welcome.batch_form >= FORM {
+                stream.write_all(&frame).await.map_err(lost)?;
+            } else {
+                let garbled = |source| Trouble::Wire { collector: settings.collector.clone(), source };
+                stream.write_all(&in_first_form(&frame).map_err(garbled)?).await.map_err(lost)?;
+            }
         }
         stream.flush().await.map_err(lost)?;
         if shared.is_done() {
@@ -154,6 +160,15 @@ async fn speak(
             _ = ticks.tick() => write(stream, settings, &stats()).await?,
         }
     }
+}
+
+/// A batch as collectors understand it that do not know the newest form.
+fn in_first_form(frame: &[u8]) -> Result<Vec<u8>, wire::WireError> {
+    let mut first = Vec::new();
+    if let Some((message, _)) = wire::decode(frame)? {
+        wire::encode(&message, &mut first)?;
+    }
+    Ok(first)
 }
 
 async fn write(stream: &mut (impl AsyncWrite + Unpin), settings: &UplinkSettings, message: &Message) -> Result<(), Trouble> {

@@ -316,13 +316,13 @@ pub(in crate::capture) fn ethtool_value(name: &str, command: u32) -> io::Result<
     Ok(value[1])
 }
 
-/// RX queues in use (`ETHTOOL_GCHANNELS`: receive-only plus combined channels).
-pub(in crate::capture) fn rx_channels(name: &str) -> io::Result<u32> {
+/// RX queues in use (`ETHTOOL_GCHANNELS`): receive-only channels, and combined ones.
+pub(in crate::capture) fn rx_channels(name: &str) -> io::Result<(u32, u32)> {
     const GET_CHANNELS: u32 = 0x3c;
     // struct ethtool_channels: cmd, max rx/tx/other/combined, rx/tx/other/combined count.
     let mut channels: [u32; 9] = [GET_CHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
     interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = channels.as_mut_ptr().cast())?;
-    Ok(channels[5] + channels[8])
+    Ok((channels[5], channels[8]))
 }
 
 /// How the card spreads packets over RX queues.

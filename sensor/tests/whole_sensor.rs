@@ -1,4 +1,6 @@
-//! One sensor on two ports, the fibres of a TAP: from frames on two veth pairs to the records that a collector gets.
+//! The whole sensor in a network namespace: from frames on a port to the records that a collector gets, and its end.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 #[path = "../../tests/support/netns.rs"]
 mod netns;
@@ -7,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netns::{in_namespace, mirror_port, run, skip};
@@ -151,6 +154,23 @@ fn workers_cores() -> Vec<String> {
     found.into_iter().map(|(_, cores)| cores).collect()
 }
 
+/// Rings for an interface that brings little.
+fn slow() -> Settings {
+    Settings { mode: Mode::AfXdp, packets_per_sec_max: 20_000, ..Settings::default() }
+}
+
+/// A running sensor with the identity in `directory`, where it also leaves its account.
+fn start(capture: Settings, collector: SocketAddr, directory: &Path) -> JoinHandle<Result<(), String>> {
+    let mut config = Config { capture, ..Config::default() };
+    config.uplink.collector = collector.to_string();
+    config.uplink.identity = directory.join("identity.pem");
+    config.metrics.listen = METRICS.to_owned();
+    let stats = directory.join("stats.json");
+    let sensor = std::thread::spawn(move || spanwatch_sensor::run::run(&config, Some(&stats)).map_err(|error| error.to_string()));
+    wait_until("the sensor starts", || look(METRICS).is_ok() || sensor.is_finished());
+    sensor
+}
+
 fn records(heard: Receiver<Heard>) -> (Vec<FlowRecord>, Vec<PortHealth>) {
     let (mut records, mut ports) = (Vec::new(), Vec::new());
     for heard in heard {
@@ -170,13 +190,7 @@ fn two_fibres_of_a_tap_feed_one_sensor_and_losing_one_ends_it() {
         run("ip link set gen1 up");
         run("ip link set mon1 up");
         run("ip link set lo up");
-        let capture = Settings {
-            interfaces: vec!["mon0".into(), "mon1".into()],
-            tap: true,
-            mode: Mode::AfXdp,
-            packets_per_sec_max: 20_000,
-            ..Settings::default()
-        };
+        let capture = Settings { interfaces: vec!["mon0".into(), "mon1".into()], tap: true, ..slow() };
         let index = match open_port("mon1", &capture) {
             Ok(opened) => opened.interface.index,
             Err(error) if matches!(error.kind, CaptureErrorKind::NoPermission | CaptureErrorKind::Unsupported) => {
@@ -187,17 +201,7 @@ fn two_fibres_of_a_tap_feed_one_sensor_and_losing_one_ends_it() {
         let directory = tempfile::tempdir().unwrap();
         let (told, heard) = mpsc::channel();
         let address = collector(identity(&directory.path().join("identity.pem")), told);
-        let mut config = Config { capture, ..Config::default() };
-        config.uplink.collector = address.to_string();
-        config.uplink.identity = directory.path().join("identity.pem");
-        config.metrics.listen = METRICS.to_owned();
-        let stats = directory.path().join("stats.json");
-        let sensor = std::thread::spawn({
-            let stats = stats.clone();
-            move || spanwatch_sensor::run::run(&config, Some(&stats)).map_err(|error| error.to_string())
-        });
-
-        wait_until("the sensor starts", || look(METRICS).is_ok());
+        let sensor = start(capture, address, directory.path());
         let queues: Vec<Queue> = ["mon0", "mon1"].map(|port| Queue { port: port.into(), ..Queue::default() }).into();
         let planned = plan(&Topology::read(), &queues, &Cores::Auto).unwrap();
         let planned: Vec<String> = planned.workers.iter().map(|place| place.core.unwrap().to_string()).collect();
@@ -220,7 +224,8 @@ fn two_fibres_of_a_tap_feed_one_sensor_and_losing_one_ends_it() {
         run("ip link del gen0");
         let error = sensor.join().unwrap().expect_err("half a view is no view");
         assert!(error.contains("mon0"), "{error}");
-        let stats: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&stats).unwrap()).unwrap();
+        let stats: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(directory.path().join("stats.json")).unwrap()).unwrap();
         let count = |name: &str| stats[name].as_u64().unwrap();
         assert_eq!((count("wire"), count("metered"), count("acknowledged")), (50, 50, 50));
 
@@ -238,5 +243,30 @@ fn two_fibres_of_a_tap_feed_one_sensor_and_losing_one_ends_it() {
                 assert!(of_port.iter().all(|record| record.ingress_interface == index));
             }
         }
+    });
+}
+
+#[test]
+fn a_second_interrupt_ends_a_sensor_that_waits_for_its_collector() {
+    in_namespace("a_second_interrupt_ends_a_sensor_that_waits_for_its_collector", || {
+        mirror_port(1, 1500);
+        run("ip link set lo up");
+        let capture = Settings { interface: "mon0".into(), mode: Mode::Auto, ..slow() };
+        if let Err(error) = open_port("mon0", &capture) {
+            return skip(&error.to_string());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        identity(&directory.path().join("identity.pem"));
+        // Nobody listens on port 9 here, so the flush would last its 15 s.
+        let sensor = start(capture, "127.0.0.1:9".parse().unwrap(), directory.path());
+        send("gen0", &udp(false), 3);
+        wait_until("every packet is seen", || look(METRICS).is_ok_and(|view| view.ledger.delivered == 3));
+        let interrupt = format!("kill -INT {}", std::process::id());
+        run(&interrupt);
+        wait_until("the flows are flushed", || look(METRICS).is_ok_and(|view| view.ledger.queued == 3));
+        assert!(!sensor.is_finished());
+        run(&interrupt);
+        let error = sensor.join().unwrap().expect_err("records were lost");
+        assert!(error.starts_with("interrupted again, and ended at once: 1 records for 3 packets"), "{error}");
     });
 }
