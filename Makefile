@@ -40,14 +40,37 @@ soak: build ## the demo after minutes=10 of ordinary traffic, with the memory bo
 
 .PHONY: test
 test: ## all tests; as root also the privileged ones (REQUIRE_PRIVILEGED=1: fail where they cannot run)
-	@deploy/packages.sh build lab
+	@deploy/packages.sh build lab bench
 	cargo test --release --locked --workspace
 
 .PHONY: bench
-bench: ## time and instructions per packet, stage by stage
+bench: bench-build ## time, instructions and memory, stage by stage
+	$(bin)/stages
+	$(bin)/stages --memory
+	benches/instructions.py $(bin)/stages
+
+.PHONY: bench-update
+bench-update: bench-build ## writes benches/instructions.toml, which `make test` holds every stage to
+	benches/instructions.py --update $(bin)/stages
+
+.PHONY: bench-build
+bench-build:
 	@deploy/packages.sh build bench
-	cargo bench --locked --workspace --bench stages
-	benches/instructions.py $$(ls -t $(target)/release/deps/stages-* | grep -v '\.d$$' | head -1)
+	cargo build --release --locked --workspace --bin stages
+
+# Programs of the generator's crate only: the query engine is not needed for this.
+.PHONY: bench-live
+bench-live: ## as root: the sensor live on a veth pair against the most that anyone could do there, and under a flood
+	@deploy/packages.sh build lab
+	cargo build --release --locked -p spanwatch-generator
+	$(as_root) $(bin)/live $(ARGS)
+	$(as_root) $(bin)/live --flood
+
+.PHONY: bench-peers
+bench-peers: ## as root: the sensor against softflowd and nfpcapd, on the same captures and the same core
+	@deploy/packages.sh build lab peers
+	cargo build --release --locked -p spanwatch-sensor
+	$(as_root) benches/peers.py $(bin)/spanwatch-sensor
 
 .PHONY: fmt
 fmt: ## formats the Rust code

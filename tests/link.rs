@@ -2,6 +2,7 @@
 //! or counted twice whatever the network, the collector and the queue do.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,7 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_common::wire::{self, Hello, Message, RejectCode, VERSION};
 use spanwatch_sensor::export::{ExportSettings, Harvest};
 use spanwatch_sensor::uplink::settings::UplinkSettings;
-use spanwatch_sensor::uplink::{Uplink, check_reach};
+use spanwatch_sensor::uplink::{Port, Uplink, check_reach};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -45,6 +46,10 @@ struct Running {
 impl Running {
     /// On a port of its own choice, with the certificates of `pki` and its store beside them.
     fn start(directory: &Path, pki: &Path) -> Self {
+        Self::start_with(Self::settings(directory, pki))
+    }
+
+    fn settings(directory: &Path, pki: &Path) -> Config {
         let mut config = Config::default();
         config.ingest.listen = free_address().to_string();
         config.ingest.credit_batches = 8;
@@ -53,7 +58,7 @@ impl Running {
         config.store.commit_interval_secs = 1;
         config.alerts.file = directory.join("alerts.ndjson");
         config.metrics.listen = String::new();
-        Self::start_with(config)
+        config
     }
 
     fn start_with(config: Config) -> Self {
@@ -86,11 +91,15 @@ impl Running {
 
 /// Flow ids of all stored records, sorted.
 fn stored(config: &Config) -> Vec<u64> {
+    ask(config, "SELECT \"flowId\" FROM flows_raw ORDER BY 1").lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// What the store answers, without the names of the columns.
+fn ask(config: &Config, sql: &str) -> String {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut out = Vec::new();
-    let sql = "SELECT \"flowId\" FROM flows_raw ORDER BY 1";
     runtime.block_on(store::query(&config.store, sql, Format::Csv, &mut out)).unwrap();
-    String::from_utf8(out).unwrap().lines().skip(1).map(|line| line.parse().unwrap()).collect()
+    String::from_utf8(out).unwrap().split_once('\n').unwrap().1.to_owned()
 }
 
 /// An address on which nobody listens.
@@ -104,6 +113,11 @@ fn authority(directory: &Path, ago: Duration) -> (Pki, PathBuf) {
     pki.init(&[], now().minus(ago), Existing::Keep).unwrap();
     let identity = pki.issue("plant1", now().minus(ago), Existing::Keep).unwrap();
     (pki, identity)
+}
+
+/// One port that the first worker reads.
+fn ports() -> Vec<Port> {
+    vec![Port { observation_point: 1, interface: "mon0".into(), workers: 0..1 }]
 }
 
 fn uplink_settings(collector: SocketAddr, identity: &Path) -> UplinkSettings {
@@ -133,6 +147,31 @@ impl Workers {
         let at = Timestamp::from_secs(1_790_000_000);
         let record = |id| FlowRecord { flow_id: id, packets: [2, 1], start: [at; 2], end: [at; 2], ..FlowRecord::default() };
         Harvest { ledger: self.ledger, records: (from..from + records).map(record).collect(), ..Harvest::default() }
+    }
+
+    /// One direction of flows that are told apart by `ports`, a packet each, as a fibre of a TAP shows it.
+    fn halves(&mut self, ports: Range<u16>, way: usize) -> Harvest {
+        let records = ports.len() as u64;
+        self.ledger.flows.records += records;
+        for count in [&mut self.ledger.wire, &mut self.ledger.delivered, &mut self.ledger.metered, &mut self.ledger.exported] {
+            *count += records;
+        }
+        let half = |source_port| {
+            let mut record = FlowRecord {
+                one_sided: true,
+                protocol: 17,
+                source: "192.0.2.1".parse().unwrap(),
+                destination: "198.51.100.53".parse().unwrap(),
+                source_port,
+                destination_port: 53,
+                ..FlowRecord::default()
+            };
+            let at = Timestamp::from_secs(1_790_000_000);
+            (record.packets[way], record.octets[way]) = (1, 60);
+            (record.start[way], record.end[way]) = (at, at);
+            record
+        };
+        Harvest { ledger: self.ledger, records: ports.map(half).collect(), ..Harvest::default() }
     }
 }
 
@@ -197,7 +236,7 @@ fn ten_batches_arrive_and_are_acknowledged_after_the_commit() {
     let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
     let running = Running::start(directory.path(), &directory.path().join("pki"));
     let export = ExportSettings { batch_records_max: 100, batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(running.address(), &identity), export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(uplink_settings(running.address(), &identity), export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     for _ in 0..10 {
         harvests.send(workers.harvest(100)).unwrap();
@@ -256,7 +295,7 @@ fn a_connection_that_breaks_anywhere_costs_no_record_and_doubles_none() {
     running.runtime.spawn(unreliable(between, running.address(), lengths));
 
     let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     for _ in 0..200 {
         harvests.send(workers.harvest(40)).unwrap();
@@ -277,7 +316,7 @@ fn a_collector_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     let mut running = Running::start(directory.path(), &directory.path().join("pki"));
     let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
     let settings = uplink_settings(running.address(), &identity);
-    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     for turn in 0..6 {
         for _ in 0..20 {
@@ -296,12 +335,56 @@ fn a_collector_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn halves_that_travel_apart_meet_and_a_collector_that_is_killed_meanwhile_loses_and_doubles_none() {
+    const FLOWS: u16 = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
+    let mut config = Running::settings(directory.path(), &directory.path().join("pki"));
+    (config.ingest.credit_batches, config.ingest.join_wait_millis) = (64, 1000);
+    let mut running = Running::start_with(config);
+    let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
+    let settings = uplink_settings(running.address(), &identity);
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let mut workers = Workers::default();
+    let joined = |running: &Running| running.collector().vitals().registry.statuses().first().map_or(0, |known| known.1.joined);
+
+    // Undisturbed: each flow becomes one record, although each half came in batches of its own.
+    harvests.send(workers.halves(0..FLOWS, 1)).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    harvests.send(workers.halves(0..FLOWS, 0)).unwrap();
+    assert!(eventually(|| uplink.ledger().acknowledged == 2 * u64::from(FLOWS)), "{:?}", uplink.ledger());
+    assert_eq!(joined(&running), u64::from(FLOWS));
+    let whole = "SELECT count(*), count(DISTINCT sourceTransportPort), sum(packetDeltaCount), sum(reversePacketDeltaCount), \
+                 sum(flowAnswered), count(flowOneSided) FROM flows";
+    assert_eq!(ask(&running.config, whole), "200,200,200,200,200,0\n");
+
+    for turn in 1..=5 {
+        let flows = turn * FLOWS..(turn + 1) * FLOWS;
+        harvests.send(workers.halves(flows.clone(), 0)).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        harvests.send(workers.halves(flows, 1)).unwrap();
+        // While they wait for each other, on their way, before, during and after the commit.
+        std::thread::sleep(Duration::from_millis(450 * u64::from(turn)));
+        let config = running.kill();
+        running = Running::start_with(config);
+    }
+    let ledger = uplink.finish().ledger;
+    assert_eq!(ledger.imbalance(), None);
+    assert_eq!((ledger.acknowledged, ledger.queued), (12 * u64::from(FLOWS), 0));
+    let config = running.stop();
+    let flows =
+        "SELECT sum(packetDeltaCount) AS there, sum(reversePacketDeltaCount) AS back FROM flows GROUP BY sourceTransportPort";
+    let once = format!("SELECT count(*), min(there), max(there), min(back), max(back) FROM ({flows})");
+    assert_eq!(ask(&config, &once), "1200,1,1,1,1\n");
+}
+
+#[test]
 fn an_earlier_start_is_turned_away_also_by_a_collector_that_was_restarted_since() {
     let directory = tempfile::tempdir().unwrap();
     let (_, identity) = authority(&directory.path().join("pki"), Duration::ZERO);
     let running = Running::start(directory.path(), &directory.path().join("pki"));
     let settings = uplink_settings(running.address(), &identity);
-    let (uplink, harvests) = Uplink::start(settings, ExportSettings::default(), 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, ExportSettings::default(), 7, "a test", ports()).unwrap();
     harvests.send(Workers::default().harvest(10)).unwrap();
     assert_eq!(uplink.finish().ledger.acknowledged, 30);
     let running = Running::start_with(running.stop());
@@ -320,7 +403,7 @@ fn a_full_queue_throws_the_newest_away_and_the_account_says_how_much() {
     let (_, identity) = authority(directory.path(), Duration::ZERO);
     let export = ExportSettings { batch_records_max: 1000, batch_age_millis: 1, queue_bytes_max: 1 << 20 };
     let settings = UplinkSettings { flush_timeout_secs: 0, ..uplink_settings(free_address(), &identity) };
-    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     while uplink.ledger().not_sent == 0 {
         harvests.send(workers.harvest(1000)).unwrap();
@@ -399,7 +482,7 @@ fn nonsense_closes_its_own_connection_and_no_other() {
     let running = Running::start(directory.path(), &directory.path().join("pki"));
     let address = running.address();
     let export = ExportSettings { batch_age_millis: 10, ..ExportSettings::default() };
-    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(uplink_settings(address, &identity), export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     harvests.send(workers.harvest(10)).unwrap();
 

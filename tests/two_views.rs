@@ -8,6 +8,8 @@
 //! * The log knows `I` and `O`, a mirror port also traffic that stays inside: the directions of AZ-08.
 //! * There are no TCP flags: a refusal by RST looks like an answer. So a fixed rule that goes by what came to nothing misses ports
 //!   that refuse, and hosts that do (AZ-02, 05, 16 and 22 on the port scan below; one host of forty in AZ-01 and AZ-06).
+//!
+//! And a third time, as two fibres of a TAP show it: each direction at a port of its own, metered by itself, and joined by the collector.
 
 #[path = "support/azure/mod.rs"]
 mod azure;
@@ -16,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use spanwatch_azure::{Format, Labels, Limits, Options, Reader, Writer};
-use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_collector::ingest::join::{is_half, join};
+use spanwatch_common::flow::{FORWARD, FlowEndReason, FlowRecord, FlowState, REVERSE};
 use spanwatch_common::time::Timestamp;
 use spanwatch_detect::{Detection, Finding, Mode, RuleFile, Sites, Variant};
 use spanwatch_sensor::capture::Frame;
@@ -108,7 +111,6 @@ fn plant() -> Wire {
 fn metered(wire: &Wire) -> Vec<FlowRecord> {
     let mut worker = Worker::new(&MeterSettings::default(), KeyHasher::fixed(), Observer::default()).expect("memory");
     let mut records = Vec::new();
-    let at = |ms: i64| Timestamp::from_nanos((azure::EPOCH * 1_000 + ms) * 1_000_000);
     for (ms, bytes) in &wire.0 {
         worker.take(&[Frame::ethernet(bytes, bytes.len() as u32, at(*ms))]);
         worker.settle(at(*ms));
@@ -118,6 +120,41 @@ fn metered(wire: &Wire) -> Vec<FlowRecord> {
     worker.flush(FlowEndReason::ForcedEnd);
     records.extend(worker.records().iter());
     records
+}
+
+/// The records of both fibres of a TAP, as they come to the collector in stretches of three seconds.
+fn tapped(wire: &Wire) -> Vec<Vec<FlowRecord>> {
+    let fibre = |observation_point| {
+        let observer = Observer { observation_point, one_sided: true, ..Observer::default() };
+        Worker::new(&MeterSettings::default(), KeyHasher::fixed(), observer).expect("memory")
+    };
+    let mut fibres = [fibre(1), fibre(2)];
+    let mut stretches: Vec<Vec<FlowRecord>> = Vec::new();
+    let mut now = 0;
+    let mut settle = |fibres: &mut [Worker; 2], ms: i64| {
+        for worker in fibres {
+            worker.settle(at(ms));
+            stretches.resize_with(stretches.len().max((ms / 3_000) as usize + 1), Vec::new);
+            stretches[(ms / 3_000) as usize].extend(worker.records().iter());
+            worker.records().clear();
+        }
+    };
+    for (ms, bytes) in &wire.0 {
+        while now + 250 < *ms {
+            now += 250;
+            settle(&mut fibres, now);
+        }
+        let ascends = bytes[26..30] < bytes[30..34];
+        fibres[usize::from(ascends)].take(&[Frame::ethernet(bytes, bytes.len() as u32, at(*ms))]);
+        settle(&mut fibres, *ms);
+    }
+    fibres.iter_mut().for_each(|worker| worker.flush(FlowEndReason::ForcedEnd));
+    settle(&mut fibres, wire.0.last().map_or(0, |(ms, _)| *ms));
+    stretches
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_nanos((azure::EPOCH * 1_000 + ms) * 1_000_000)
 }
 
 /// The records as a VNet flow log, read back.
@@ -185,4 +222,30 @@ fn a_mirror_port_and_its_export_as_flow_log_give_the_same_findings() {
     assert!(missing.len() == 2 && missing.iter().all(|line| line.starts_with("10.0.1.98 > 10.0.2.1 ")), "{missing:?}");
     let added: Vec<&String> = ["AZ-02", "AZ-05"].iter().flat_map(|rule| cloud[rule].difference(&sensor[rule])).collect();
     assert!(added.is_empty(), "{added:?}");
+}
+
+#[test]
+fn two_fibres_of_a_tap_give_the_scans_of_one_mirror_port_and_no_others() {
+    let (sites, wire) = (Sites::default(), plant());
+    let whole = metered(&wire);
+    let stretches = tapped(&wire);
+    let apart: Vec<FlowRecord> = stretches.iter().flatten().cloned().collect();
+    let joined: Vec<FlowRecord> = stretches.into_iter().flat_map(|records| join(records).records).collect();
+
+    let counted = |records: &[FlowRecord]| -> [u64; 2] {
+        [FORWARD, REVERSE].map(|way| records.iter().map(|record| record.packets[way]).sum())
+    };
+    assert_eq!(counted(&joined), counted(&whole), "each packet once, and in its direction");
+    let is_conversation = |record: &&FlowRecord| record.state != FlowState::End && record.destination_port == 443;
+    let (lone, paired): (Vec<_>, Vec<_>) = joined.iter().filter(is_conversation).partition(|record| is_half(record));
+    assert!(lone.len() * 100 <= paired.len(), "{} lone halves of conversations, {} whole", lone.len(), paired.len());
+
+    // Joined or not, who scanned what is seen as at a mirror port.
+    let mirror = found(&whole, Variant::Fixed, &sites);
+    for (what, records) in [("joined", joined), ("apart", apart)] {
+        let fibres = found(&records, Variant::Fixed, &sites);
+        for rule in ["AZ-01", "AZ-02", "AZ-05", "AZ-06", "AZ-16", "AZ-17"] {
+            assert_eq!(fibres.get(rule), mirror.get(rule), "{rule}, {what}");
+        }
+    }
 }

@@ -297,7 +297,8 @@ fn found(
         window,
         first: window.start,
         last: window.end,
-        score: round2(evidence.value / evidence.threshold),
+        // Where anything at all is too much, the measure speaks for itself.
+        score: round2(if evidence.threshold > 0.0 { evidence.value / evidence.threshold } else { evidence.value }),
         evidence,
         sentence,
         advice,
@@ -314,6 +315,8 @@ fn evidence(symptom: &Symptom, over: Duration) -> Evidence {
         }
         SymptomKind::GroupOnly => (permille(judge::GROUP_PERMILLE), "% of packets"),
         SymptomKind::Dropped => (100.0 / judge::DROPPED_ONE_IN as f64, "% of packets"),
+        SymptomKind::Sampled => (0.0, "% of packets left out"),
+        SymptomKind::TableFull => (0.0, "% of packets without a place"),
         SymptomKind::OneWay => (permille(judge::ONE_WAY_PERMILLE), "% of TCP flows"),
         SymptomKind::MissedOctets => (permille(judge::MISSED_PERMILLE), "% of TCP octets"),
         SymptomKind::ErspanGaps => (permille(judge::ERSPAN_GAPS_PERMILLE), "% of ERSPAN packets"),
@@ -334,6 +337,8 @@ const fn rule_id(kind: SymptomKind) -> &'static str {
         SymptomKind::NoTraffic => "SPAN-NO-TRAFFIC",
         SymptomKind::GroupOnly => "SPAN-GROUP-ONLY",
         SymptomKind::Dropped => "SPAN-DROPPED",
+        SymptomKind::Sampled => "SPAN-SAMPLED",
+        SymptomKind::TableFull => "SPAN-TABLE-FULL",
         SymptomKind::OneWay => "SPAN-ONE-WAY",
         SymptomKind::MissedOctets => "SPAN-MISSED-OCTETS",
         SymptomKind::ErspanGaps => "SPAN-ERSPAN-GAPS",
@@ -348,6 +353,7 @@ const fn severity(kind: SymptomKind) -> Severity {
     match kind {
         SymptomKind::NoTraffic | SymptomKind::GroupOnly => Severity::High,
         SymptomKind::Dropped | SymptomKind::OneWay | SymptomKind::MissedOctets | SymptomKind::ErspanGaps => Severity::Medium,
+        SymptomKind::Sampled | SymptomKind::TableFull => Severity::Medium,
         SymptomKind::Duplicates | SymptomKind::Sliced | SymptomKind::UnknownEncapsulation => Severity::Low,
     }
 }

@@ -133,10 +133,12 @@ impl Vitals {
             page.value("sensor_connected", &format!("sensor=\"{sensor}\""), u64::from(status.connected));
         }
         type Get = fn(&crate::ingest::registry::Status) -> u64;
-        let counters: [(&str, &str, Get); 6] = [
+        let counters: [(&str, &str, Get); 8] = [
             ("sensor_connects_total", "How often the sensor was welcomed.", |status| status.connects),
             ("sensor_batches_total", "New batches.", |status| status.batches),
             ("sensor_records_total", "Records in new batches.", |status| status.records),
+            ("sensor_joined_total", "Records put together of two halves of a flow.", |status| status.joined),
+            ("sensor_lone_halves_total", "Halves of flows whose other half did not come.", |status| status.lone_halves),
             ("sensor_repeats_total", "Batches that came again and were dropped.", |status| status.repeats),
             ("sensor_gaps_total", "Batches that never came.", |status| status.gaps),
             ("sensor_malformed_total", "Messages that made no sense.", |status| status.malformed),
@@ -161,7 +163,7 @@ impl Vitals {
             ports.extend(status.ports.iter().map(|port| (mirror_labels(sensor, &port.interface), port.health)));
         });
         type Get = fn(&Health) -> u64;
-        let counts: [(&str, &str, Get); 16] = [
+        let counts: [(&str, &str, Get); 20] = [
             ("packets", "Packets handed to the sensor.", |health| health.packets),
             ("group_packets", "Broadcast and multicast packets that any port of the VLAN gets.", |health| health.group_packets),
             ("sliced_packets", "Packets that were captured shorter than they were.", |health| health.sliced),
@@ -178,6 +180,10 @@ impl Vitals {
             ("unknown_encapsulation_packets", "Packets in an unknown or damaged tunnel.", |health| health.unknown_encapsulation),
             ("erspan_packets", "Packets that came with an ERSPAN sequence number.", |health| health.erspan_packets),
             ("erspan_gaps", "Packets missing from these sequences.", |health| health.erspan_gaps),
+            ("evicted_flows", "Flows that ended early because the flow table was full.", |health| health.evicted),
+            ("aggregate_packets", "Packets metered by prefixes because it was full.", |health| health.in_aggregate),
+            ("shed_packets", "Packets left out on purpose, of those that were lost.", |health| health.shed),
+            ("keep_one_in", "One packet in so many is looked at; 0 or 1 for all.", |health| health.keep_one_in),
         ];
         for (name, help, get) in counts {
             let name = format!("collector_mirror_{name}");

@@ -50,7 +50,7 @@ pub struct Dropped {
     pub ring_starved: u64,
     /// The receive ring was full (AF_XDP `rx_ring_full`): the sensor is too slow.
     pub ring_full: u64,
-    /// The packet came on a queue that no socket listens to.
+    /// The packet came on a queue that no socket listens to, or that could not be read any more when the capture failed.
     pub no_socket: u64,
     /// Shed in XDP on purpose, under overload.
     pub shed: u64,

@@ -191,13 +191,16 @@ fn mac(text: &str) -> Option<u64> {
     (parts == 6).then_some(word)
 }
 
-/// The CSV header, with a line feed. IPv4 and IPv6 share a column: `sourceIPAddress`, `destinationIPAddress`, `icmpTypeCode`.
+/// The CSV header, with a line feed. IPv4 and IPv6 share a column: `sourceIPAddress`, `destinationIPAddress`, `sourcePrefixLength`,
+/// `destinationPrefixLength`, `icmpTypeCode`.
 pub fn csv_header() -> String {
     let mut header = String::new();
     for element in &ELEMENTS {
         let key = match element.name {
             "sourceIPv6Address" => Cow::Borrowed("sourceIPAddress"),
             "destinationIPv6Address" => Cow::Borrowed("destinationIPAddress"),
+            "sourceIPv6PrefixLength" => Cow::Borrowed("sourcePrefixLength"),
+            "destinationIPv6PrefixLength" => Cow::Borrowed("destinationPrefixLength"),
             name if element.reverse => Cow::Owned(reverse(name)),
             name => Cow::Borrowed(name),
         };

@@ -16,7 +16,7 @@ typedef __u32 __be32;
 typedef __u32 __wsum;
 
 enum { XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT };
-enum { BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_XSKMAP = 17 };
+enum { BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_XSKMAP = 17 };
 
 struct xdp_md {
 	__u32 data;
@@ -33,7 +33,7 @@ struct xdp_md {
 
 const volatile struct capture_config config;
 
-/* Both maps are sized by the sensor before loading. */
+/* The maps are sized by the sensor before loading. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 1);
@@ -48,6 +48,22 @@ struct {
 	__type(value, struct queue_counters);
 } counters SEC(".maps");
 
+/* What the sensor asks for under overload: one packet in so many, by RX queue; 0 as long as it asks for nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sampling SEC(".maps");
+
+/* The sensor's wish, and never more packets than the settings allow. */
+static __always_inline __u32 keep_one_in(__u32 entry)
+{
+	__u32 *wish = bpf_map_lookup_elem(&sampling, &entry);
+
+	return wish && *wish > config.keep_one_in ? *wish : config.keep_one_in;
+}
+
 static __always_inline int count_and_redirect(struct xdp_md *ctx, __u64 bytes)
 {
 	__u32 queue = ctx->rx_queue_index;
@@ -59,7 +75,8 @@ static __always_inline int count_and_redirect(struct xdp_md *ctx, __u64 bytes)
 	count->packets++;
 	count->bytes += bytes;
 
-	if (config.keep_one_in > 1 && bpf_get_prandom_u32() % config.keep_one_in) {
+	__u32 one_in = keep_one_in(entry);
+	if (one_in > 1 && bpf_get_prandom_u32() % one_in) {
 		count->shed++;
 		return config.pass_unclaimed ? XDP_PASS : XDP_DROP;
 	}

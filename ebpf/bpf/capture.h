@@ -14,7 +14,7 @@ struct queue_counters {
 
 /* Constants, set between open and load. */
 struct capture_config {
-	unsigned int keep_one_in;    /* 1: every packet; n: one in n at random; 0 counts as 1 */
+	unsigned int keep_one_in;    /* 1: every packet; n: at most one in n at random; 0 counts as 1 */
 	unsigned int pass_unclaimed; /* a packet without a socket: 0 drop, 1 pass to the host */
 	unsigned int queues;         /* entries of the maps less one; higher queues share the last entry */
 };

@@ -44,7 +44,7 @@ const _: () = assert!(size_of::<types::capture_config>() == 12);
 pub struct Config {
     /// RX queues of the interface, at least 1.
     pub queues: u32,
-    /// Look at one packet in so many, chosen at random; 1 is every packet.
+    /// Look at one packet in so many, chosen at random; 1 is every packet. [`Program::sample`] can only ask for fewer.
     pub keep_one_in: u32,
     /// Leave packets that no socket takes to the host's network stack, instead of dropping them.
     pub pass_unclaimed: bool,
@@ -70,7 +70,7 @@ pub struct Counters {
     pub redirected: u64,
     /// Packets on a queue without a socket.
     pub no_socket: u64,
-    /// Packets left out by `keep_one_in`.
+    /// Packets left out by sampling.
     pub shed: u64,
 }
 
@@ -101,6 +101,7 @@ pub struct Program {
     program: OwnedFd,
     sockets: MapHandle,
     counters: MapHandle,
+    sampling: MapHandle,
     queues: u32,
     frags: bool,
     link: Option<OwnedFd>,
@@ -132,6 +133,7 @@ impl Program {
             program,
             sockets: MapHandle::try_from(&skeleton.maps.sockets).map_err(failed)?,
             counters: MapHandle::try_from(&skeleton.maps.counters).map_err(failed)?,
+            sampling: MapHandle::try_from(&skeleton.maps.sampling).map_err(failed)?,
             queues: config.queues,
             frags,
             link: None,
@@ -150,6 +152,15 @@ impl Program {
     pub fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
         let failed = |error| Error { doing: "put the AF_XDP socket into the program's map", source: into_io(error) };
         self.sockets.update(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY).map_err(failed)
+    }
+
+    /// From now on looks at one packet of `queue` in `one_in`, chosen at random, or at [`Config::keep_one_in`] where that is fewer. Takes
+    /// effect with the next packet; nothing is loaded or attached anew.
+    ///
+    /// # Errors
+    /// The queue is out of range.
+    pub fn sample(&self, queue: u32, one_in: u32) -> Result<(), Error> {
+        set_sampling(&self.sampling, queue, one_in)
     }
 
     /// Attaches the program to an interface by a bpf_link.
@@ -238,9 +249,15 @@ fn load_skeleton<'obj>(
     }
     open.maps.sockets.set_max_entries(config.queues)?;
     open.maps.counters.set_max_entries(config.queues + 1)?;
+    open.maps.sampling.set_max_entries(config.queues + 1)?;
     open.progs.capture_frags.set_autoload(frags);
     open.progs.capture_linear.set_autoload(!frags);
     open.load()
+}
+
+fn set_sampling(map: &impl MapCore, queue: u32, one_in: u32) -> Result<(), Error> {
+    let failed = |error| Error { doing: "set the sampling rate of the XDP program", source: into_io(error) };
+    map.update(&queue.to_ne_bytes(), &one_in.to_ne_bytes(), MapFlags::ANY).map_err(failed)
 }
 
 fn read_counters(map: &impl MapCore, queue: u32) -> Result<Counters, Error> {

@@ -51,6 +51,38 @@ fn shedding_keeps_about_one_in_n_and_counts_the_others() {
 }
 
 #[test]
+fn the_rate_changes_while_the_program_runs_and_never_goes_below_the_settings() {
+    let mut storage = MaybeUninit::uninit();
+    let config = Config { keep_one_in: 2, ..ALL };
+    let Ok(skeleton) = load_skeleton(&config, true, &mut storage) else {
+        assert!(std::env::var_os("REQUIRE_PRIVILEGED").is_none_or(|value| value != "1"), "the XDP program cannot be loaded");
+        return println!("skipped: the XDP program cannot be loaded here");
+    };
+    let mut before = Counters::default();
+    let mut kept_of_40_000 = |wish: Option<u32>| {
+        if let Some(one_in) = wish {
+            set_sampling(&skeleton.maps.sampling, 0, one_in).expect("queue 0 is there");
+        }
+        let input = ProgramInput { data_in: Some(&[0x5a; 60]), repeat: 40_000, ..Default::default() };
+        skeleton.progs.capture_frags.test_run(input).expect("test_run");
+        let after = read_counters(&skeleton.maps.counters, 0).expect("counters");
+        let kept = after.no_socket - before.no_socket;
+        assert_eq!(after.shed - before.shed, 40_000 - kept, "what is not kept is counted as shed");
+        before = after;
+        kept
+    };
+    // Six standard deviations of the binomial either way: √(40,000 p (1 − p)) is 100, 48.4 and 6.2.
+    let cases =
+        [(None, 20_000, 600), (Some(16), 2_500, 291), (Some(1024), 39, 38), (Some(1), 20_000, 600), (Some(0), 20_000, 600)];
+    for (wish, expected, margin) in cases {
+        let kept = kept_of_40_000(wish);
+        assert!(kept.abs_diff(expected) <= margin, "{kept} kept instead of {expected} after {wish:?}");
+    }
+    assert!(set_sampling(&skeleton.maps.sampling, 1, 4).is_ok(), "the entry for queues beyond");
+    assert!(set_sampling(&skeleton.maps.sampling, 2, 4).is_err());
+}
+
+#[test]
 fn a_keep_of_zero_is_not_a_division_by_zero() {
     let Some((_, counters)) = run(Config { keep_one_in: 0, ..ALL }, 60, 10) else { return };
     assert_eq!((counters.packets, counters.shed), (10, 0));

@@ -8,13 +8,14 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use spanwatch_common::checkup::{self, Check};
+use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::settings::SettingsError;
 
 use crate::capture::file::File;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::dedup::DedupMode;
 use crate::doctor;
-use crate::replay::{Format, Replayed, TextWriter, replay};
+use crate::replay::{BatchWriter, Format, Replayed, TextWriter, Wanted, replay_in_jobs};
 use crate::run;
 use crate::top;
 use crate::uplink;
@@ -45,7 +46,7 @@ enum Command {
         #[arg(long)]
         stats: Option<PathBuf>,
     },
-    /// Check the settings and do nothing else. Ends with 0, or with 78 and the place of the mistake.
+    /// Check the settings and the identity that they name, and do nothing else. Ends with 0, or with 78 and the place of the mistake.
     Check {
         /// The settings.
         #[arg(long, default_value = DEFAULT_PATH)]
@@ -76,6 +77,9 @@ enum Command {
         /// How records are written.
         #[arg(long, value_enum, default_value = "jsonl")]
         format: Format,
+        /// How many threads share the work, by flows; at most 64. What comes out is the same, unless the flow table gets full: each has one.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+        jobs: u8,
         /// Write records here instead of to standard output.
         #[arg(long)]
         output: Option<PathBuf>,
@@ -99,11 +103,11 @@ pub fn main() -> ExitCode {
         Command::Run { config, stats } => {
             Config::load(&config).map_err(Into::into).and_then(|config| run::run(&config, stats.as_deref()))
         }
-        Command::Check { config } => Config::load(&config).map_err(Into::into).map(|_| println!("{}: fine", config.display())),
+        Command::Check { config } => check(&config),
         Command::Doctor { config } => Config::load(&config).map_err(Into::into).and_then(|config| examine(&config)),
         Command::Top { address, config, once } => watch(address, config.as_deref(), once),
-        Command::Replay { file, format, output, stats, config, dedup } => meter_settings(config.as_deref(), dedup)
-            .and_then(|settings| replay_file(&file, format, output.as_deref(), stats.as_deref(), &settings)),
+        Command::Replay { file, format, jobs, output, stats, config, dedup } => meter_settings(config.as_deref(), dedup)
+            .and_then(|settings| replay_file(&file, jobs, format, output.as_deref(), stats.as_deref(), &settings)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -170,21 +174,46 @@ fn meter_settings(config: Option<&Path>, dedup: Option<DedupMode>) -> anyhow::Re
 
 fn replay_file(
     path: &Path,
+    jobs: u8,
     format: Format,
     output: Option<&Path>,
     stats: Option<&Path>,
     settings: &MeterSettings,
 ) -> anyhow::Result<()> {
-    let mut file = File::open(path)?;
+    if format == Format::Batch && output.is_none() && io::stdout().is_terminal() {
+        anyhow::bail!("batches are no text for a terminal; name a file with --output");
+    }
+    let mut files = File::open_shared(path, usize::from(jobs))?;
     let sink: Box<dyn Write> = match output {
         Some(path) => Box::new(std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?),
         None => Box::new(io::stdout().lock()),
     };
-    let mut writer = TextWriter::new(BufWriter::new(sink), format)?;
+    let mut sink = BufWriter::new(sink);
     let bar = progress_bar(path, output.is_some());
-    let Replayed { ledger, health, damage } =
-        replay(&mut file, settings, |records| writer.write(records), |octets| bar.inc(octets))?;
-    writer.finish()?;
+    let mut replay = |wanted, each: &mut dyn FnMut(FlowRecord) -> io::Result<()>| {
+        replay_in_jobs(&mut files, settings, wanted, each, |octets| bar.inc(octets))
+    };
+    let replayed = match format {
+        Format::Jsonl | Format::Csv => {
+            let mut writer = if format == Format::Csv { TextWriter::csv(sink) } else { TextWriter::jsonl(sink) };
+            let replayed = replay(Wanted::Records, &mut |record| writer.write(&record))?;
+            writer.finish()?;
+            replayed
+        }
+        Format::Batch => {
+            let mut writer = BatchWriter::new(sink);
+            let replayed = replay(Wanted::Records, &mut |record| writer.write(record))?;
+            writer.finish(&replayed.ledger, &replayed.health)?;
+            replayed
+        }
+        Format::None => {
+            let replayed = replay(Wanted::Account, &mut |_| Ok(()))?;
+            sink.write_all(run::stats_json(&replayed.ledger, &replayed.health)?.as_bytes())?;
+            sink.flush()?;
+            replayed
+        }
+    };
+    let Replayed { ledger, health, damage } = replayed;
     bar.finish_and_clear();
     if let Some(path) = stats {
         run::write_stats(&ledger, &health, path)?;
@@ -212,8 +241,15 @@ fn progress_bar(path: &Path, has_output_file: bool) -> ProgressBar {
     ProgressStyle::with_template(style).map(|style| bar.clone().with_style(style)).unwrap_or(bar)
 }
 
+fn check(path: &Path) -> anyhow::Result<()> {
+    Config::load(path)?.check_identity(path)?;
+    println!("{}: fine", path.display());
+    Ok(())
+}
+
 fn examine(config: &Config) -> anyhow::Result<()> {
     let mut checks = doctor::checks(&config.capture);
+    checks.extend(doctor::machine_checks(&config.capture, &config.workers));
     checks.push(reach(config));
     print!("{}", checkup::render(&checks));
     if checkup::any_fails(&checks) {

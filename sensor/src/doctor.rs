@@ -10,13 +10,17 @@ use std::time::Duration;
 use spanwatch_common::checkup::Check;
 
 use crate::capture::af_xdp::syscall;
-use crate::capture::interface::Interface;
+use crate::capture::interface::{Interface, Spread};
 use crate::capture::settings::{Mode, Settings};
 use crate::capture::{self, InForce};
+use crate::cores::plan;
+use crate::cores::settings::WorkerSettings;
+use crate::cores::topology::{self, Queue, Topology};
+use crate::huge_pages::{self, Outcome};
 
 /// Checks this machine for capturing with `settings`.
 ///
-/// Unless the interface carries an address of the host, the capture is opened for a moment, as `run` would, to see which mode the
+/// Unless an interface carries an address of the host, its capture is opened for a moment, as `run` would, to see which mode the
 /// driver gives.
 pub fn checks(settings: &Settings) -> Vec<Check> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -26,24 +30,84 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
         kernel(&release, fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false), settings.mode),
         rights(capabilities, settings.mode),
     ];
-    match Interface::find(&settings.interface) {
-        Ok(interface) => {
-            let needed = memory_needed(settings, &interface);
-            if settings.mode != Mode::Packet {
-                checks.push(locked_memory(&read("/proc/self/limits"), capabilities, needed));
-            }
-            checks.push(huge_pages(&read("/proc/meminfo"), settings, needed));
-            checks.push(state(&interface));
-            let (mode, in_force) = capture_mode(settings, &interface);
-            checks.push(mode);
-            checks.push(offloads(&interface, in_force));
-            checks.push(mtu(&interface, &release, in_force));
-            checks.push(queues(&interface, std::thread::available_parallelism().map_or(1, usize::from), in_force));
+    let ports: Vec<_> = settings.ports().into_iter().map(|name| (name, Interface::find(name))).collect();
+    let found = || ports.iter().filter_map(|(_, interface)| interface.as_ref().ok());
+    if found().count() > 0 {
+        let needed = found().map(|interface| memory_needed(settings, interface)).sum();
+        if settings.mode != Mode::Packet {
+            checks.push(locked_memory(&read("/proc/self/limits"), capabilities, needed));
         }
-        Err(error) => checks.push(Check::fail("interface", format!("{}: {}", error.doing, error.cause), error.remedy)),
+        checks.push(huge_pages(&read("/proc/meminfo"), settings, needed));
+    }
+    for (name, interface) in &ports {
+        let of_port = match interface {
+            Ok(interface) => port(settings, interface, &release),
+            Err(error) => vec![Check::fail("interface", format!("{}: {}", error.doing, error.cause), error.remedy.clone())],
+        };
+        let named = |check: Check| Check { says: format!("{name}: {}", check.says), ..check };
+        let is_plain = |check: &Check| ports.len() == 1 || check.says.contains(name);
+        checks.extend(of_port.into_iter().map(|check| if is_plain(&check) { check } else { named(check) }));
     }
     checks.push(clock(syscall::clock_state()));
     checks
+}
+
+/// Checks where the sensor's threads would run, and what pages its flow tables would get.
+pub fn machine_checks(capture: &Settings, workers: &WorkerSettings) -> Vec<Check> {
+    let topology = Topology::read();
+    let read_by = |interface: &Interface| if capture.mode == Mode::Packet { 1 } else { interface.rx_queues as usize };
+    let found = capture.ports().into_iter().filter_map(|name| Interface::find(name).ok());
+    let queues: Vec<Queue> = found.flat_map(|interface| topology::queues(&interface, read_by(&interface))).collect();
+    let mut checks = cores(&topology, &queues, workers);
+    checks.push(match huge_pages::try_out() {
+        Outcome::Huge => Check::ok("table pages", "flow tables get transparent huge pages"),
+        Outcome::Normal { why, remedy } => Check::warn("table pages", format!("flow tables get normal pages: {why}"), remedy),
+    });
+    checks
+}
+
+/// Everything about one port.
+fn port(settings: &Settings, interface: &Interface, release: &str) -> Vec<Check> {
+    let (mode, in_force) = capture_mode(settings, interface);
+    let mut checks = vec![
+        state(interface),
+        mode,
+        offloads(interface, in_force),
+        mtu(interface, release, in_force),
+        queues(interface, std::thread::available_parallelism().map_or(1, usize::from), in_force),
+    ];
+    if settings.busy_poll_micros > 0 && in_force != InForce::Packet {
+        checks.push(busy_polling(interface, interface.busy_poll_help()));
+    }
+    checks
+}
+
+/// Where each worker would run, and each trouble with that.
+fn cores(topology: &Topology, queues: &[Queue], settings: &WorkerSettings) -> Vec<Check> {
+    const NAME: &str = "cores";
+    let plan = match plan(topology, queues, &settings.cores) {
+        Ok(plan) => plan,
+        Err(sentence) => return vec![Check::fail(NAME, sentence, "workers.cores in the settings")],
+    };
+    let troubles = plan.troubles(topology, queues);
+    if troubles.is_empty() {
+        return vec![Check::ok(NAME, plan.lines(queues).join("; "))];
+    }
+    troubles.into_iter().map(|(says, remedy)| Check::warn(NAME, says, remedy)).collect()
+}
+
+/// `help` is for how many rounds the driver leaves interrupts off, and for how many nanoseconds.
+fn busy_polling(interface: &Interface, help: (u64, u64)) -> Check {
+    const NAME: &str = "busy polling";
+    if help.0 > 0 && help.1 > 0 {
+        return Check::ok(NAME, format!("interrupts stay off for {} rounds, or {} µs", help.0, help.1 / 1000));
+    }
+    let directory = format!("/sys/class/net/{}", interface.name);
+    Check::warn(
+        NAME,
+        "interrupts are not put off, so the kernel goes on receiving on another core as well",
+        format!("echo 2 > {directory}/napi_defer_hard_irqs; echo 200000 > {directory}/gro_flush_timeout"),
+    )
 }
 
 /// `major.minor` at the start of the kernel's release name.
@@ -108,7 +172,8 @@ fn rights(effective: u64, mode: Mode) -> Check {
 
 /// Octets of frame memory over all queues.
 fn memory_needed(settings: &Settings, interface: &Interface) -> u64 {
-    u64::from(settings.ring_slots) * u64::from(capture::af_xdp::frame_size(interface.mtu)) * u64::from(interface.rx_queues)
+    let slots = settings.slots(interface.speed_mbits, interface.rx_queues);
+    u64::from(slots) * u64::from(capture::af_xdp::frame_size(interface.mtu)) * u64::from(interface.rx_queues)
 }
 
 fn mib(octets: u64) -> String {
@@ -142,11 +207,15 @@ fn huge_pages(meminfo: &str, settings: &Settings, needed: u64) -> Check {
     if settings.mode == Mode::Packet || !settings.huge_pages {
         Check::ok(NAME, "not asked for")
     } else if total == 0 {
-        Check::ok(NAME, format!("none reserved, so normal pages are used; above a million packets/s reserve some: {remedy}"))
+        let says = format!(
+            "none reserved, so the rings' {} take normal pages; above a million packets/s reserve some: {remedy}",
+            mib(needed)
+        );
+        Check::ok(NAME, says)
     } else if free < pages {
         Check::warn(NAME, format!("{free} of {total} are free, the rings want {pages}"), remedy)
     } else {
-        Check::ok(NAME, format!("{free} are free, the rings take {pages}"))
+        Check::ok(NAME, format!("{free} are free, the rings take {pages} for {}", mib(needed)))
     }
 }
 
@@ -178,7 +247,7 @@ fn capture_mode(settings: &Settings, interface: &Interface) -> (Check, InForce) 
         let says = format!("not tried, because the host uses {} itself", interface.name);
         return (Check::ok(NAME, says), expected);
     }
-    match capture::open(settings) {
+    match capture::open_port(&interface.name, settings) {
         Ok(opened) => {
             let says = format!("{}: {}", opened.in_force.name(), opened.why);
             let check = match opened.in_force {
@@ -224,14 +293,27 @@ fn queues(interface: &Interface, cores: usize, in_force: InForce) -> Check {
     if in_force == InForce::Packet {
         return Check::ok("queues", says);
     }
-    if let Some(command) = interface.spread.command(&interface.name) {
-        let says = format!("{says}: both directions of a conversation may come on different queues and be metered apart");
+    if let Some(command) = interface.spread.command(&interface.name, interface.channels) {
+        let says = format!(
+            "{says}: both directions of a conversation may come on different queues; the records say so, and the collector joins them"
+        );
         return Check::warn("queues", says, command);
     }
+    let says = match interface.spread {
+        Spread::OneQueue => says,
+        _ => format!("{says}; both directions of a conversation come on the same queue"),
+    };
     if queues <= cores {
+        if interface.parts_fragments {
+            let name = &interface.name;
+            let says = format!(
+                "{says}; fragmented UDP comes on another (ethtool -N {name} rx-flow-hash udp4 sd keeps it with the rest)"
+            );
+            return Check::ok("queues", says);
+        }
         return Check::ok("queues", says);
     }
-    let remedy = format!("ethtool -L {} combined {cores}", interface.name);
+    let remedy = format!("ethtool -L {} {} {cores}", interface.name, interface.channels);
     Check::warn(
         "queues",
         format!("{says}: each queue has a thread, and threads that share a core lose packets in bursts"),
@@ -256,6 +338,8 @@ mod tests {
     use spanwatch_common::checkup::Verdict;
 
     use super::*;
+    use crate::cores::settings::Cores;
+    use crate::cores::topology::{Core, Napi};
 
     #[test]
     fn kernels_are_told_apart_by_their_numbers() {
@@ -303,6 +387,21 @@ mod tests {
         assert_eq!((check.verdict, check.says.as_str()), (Verdict::Warn, "31 of 40 are free, the rings want 32"));
         assert_eq!(check.remedy, "sysctl -w vm.nr_hugepages=32");
         assert_eq!(huge_pages("", &Settings::default(), 64 << 20).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_worker_on_its_queues_core_is_a_warning_with_the_command_that_moves_the_interrupt() {
+        let core = |number| Core { number, physical: number, ..Core::default() };
+        let two = Topology { cores: vec![core(0), core(1)], allowed: vec![0, 1] };
+        let napi = Napi::Interrupt { number: 42, cores: vec![1] };
+        let queue = Queue { port: "eno2".into(), napi, ..Queue::default() };
+        let of = |cores| self::cores(&two, std::slice::from_ref(&queue), &WorkerSettings { cores });
+        let good = &of(Cores::Auto)[0];
+        assert_eq!((good.verdict, good.says.as_str()), (Verdict::Ok, "eno2 queue 0: worker on core 0, interrupt 42 on core 1"));
+        let bad = &of(Cores::These(vec![1]))[0];
+        assert_eq!(bad.verdict, Verdict::Warn);
+        assert!(bad.remedy.starts_with("echo 0 > /proc/irq/42/smp_affinity_list"), "{}", bad.remedy);
+        assert_eq!(of(Cores::These(vec![7]))[0].verdict, Verdict::Fail);
     }
 
     #[test]

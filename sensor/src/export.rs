@@ -12,6 +12,7 @@
 //! batch tells the collector.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,14 +142,7 @@ impl Exporter {
     }
 
     /// Takes over `count` records and the account that counts them.
-    fn gather(
-        &mut self,
-        now: Timestamp,
-        worker: usize,
-        account: Account,
-        count: u64,
-        records: impl Iterator<Item = FlowRecord>,
-    ) {
+    fn gather(&mut self, now: Timestamp, worker: usize, account: Account, count: u64, records: impl Iterator<Item = FlowRecord>) {
         if self.workers.len() <= worker {
             self.workers.resize(worker + 1, Account::default());
         }
@@ -226,10 +220,15 @@ impl Exporter {
         ledger
     }
 
-    /// What the capture port is judged by: all workers together.
+    /// What all capture ports together are judged by.
     pub fn health(&self) -> Health {
+        self.health_of(0..self.workers.len())
+    }
+
+    /// What one capture port is judged by, whose queues these workers read.
+    pub fn health_of(&self, workers: Range<usize>) -> Health {
         let mut health = Health::default();
-        for worker in &self.workers {
+        for worker in self.workers.iter().take(workers.end).skip(workers.start) {
             health.add(&worker.health);
         }
         health

@@ -8,7 +8,10 @@
 //! * [`fragments`] — ports for later fragments
 //! * [`reassembly`] — tunnel packets from their fragments
 //! * [`flow_table`] — live flows, and the records that come of them
+//! * [`overload`] — what is shed when there is too much, and when
 //! * [`worker`] — one receive queue: decode, fragments, flow table together
+//! * [`cores`] — which core each thread runs on
+//! * [`huge_pages`] — whether the kernel gives any to the flow tables
 //! * [`live`] — the loop around a worker that owns capture and clock
 //! * [`export`] — batches, numbered and held until they are acknowledged
 //! * [`uplink`] — the way to the collector
@@ -26,6 +29,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cores;
 pub mod decode;
 pub mod dedup;
 pub mod doctor;
@@ -33,9 +37,12 @@ pub mod export;
 pub mod flow_settings;
 pub mod flow_table;
 pub mod fragments;
+pub mod huge_pages;
 pub mod live;
 pub mod live_view;
+mod machine;
 pub mod metrics;
+pub mod overload;
 pub mod reassembly;
 pub mod replay;
 pub mod run;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use crossbeam::channel::{Sender, TrySendError};
+use crossbeam::channel::{Receiver, Sender, TrySendError};
 use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
@@ -12,6 +12,8 @@ use spanwatch_common::time::Timestamp;
 use crate::capture::{Capture, CaptureError, Drained, Frame, Losses};
 use crate::clock::Clock;
 use crate::export::Harvest;
+use crate::flow_table::Records;
+use crate::overload::{Change, Look, Overload, OverloadSettings, State};
 use crate::worker::Worker;
 
 /// Frames between two looks at the clock.
@@ -31,6 +33,9 @@ const WATCHED_FOR: Duration = Duration::from_secs(10);
 /// Records that wait here while the export thread is busy; beyond this the newest are thrown away and counted.
 const HELD_MAX: usize = 1 << 16;
 
+/// Frames that are still taken out of the rings of a capture that has failed: as many as the largest ring holds.
+const RESCUED_MAX: usize = 1 << 20;
+
 /// Runs one queue until `stop` is set or the capture fails; either way every flow is flushed and handed over.
 pub struct LiveWorker<C> {
     capture: C,
@@ -41,6 +46,11 @@ pub struct LiveWorker<C> {
     /// Grows whenever somebody asks for the flows with most octets.
     asked_for: Arc<AtomicU32>,
     losses: Losses,
+    overload: Overload,
+    /// Spent buffers of records, back from the export thread.
+    spares: Receiver<Records>,
+    /// One of them, empty.
+    spare: Option<Records>,
     /// Records that had no place in the queue to the export thread, and the packets they stood for.
     thrown_away: (u64, u64),
 }
@@ -48,14 +58,37 @@ pub struct LiveWorker<C> {
 impl<C: Capture> LiveWorker<C> {
     /// Worker `number` of the sensor, counted from 0.
     pub fn new(number: usize, capture: C, worker: Worker, harvests: Sender<Harvest>, stop: Arc<AtomicBool>) -> Self {
-        let (asked_for, losses) = (Arc::default(), Losses::default());
-        Self { capture, worker, number, harvests, stop, asked_for, losses, thrown_away: (0, 0) }
+        Self {
+            capture,
+            worker,
+            number,
+            harvests,
+            stop,
+            asked_for: Arc::default(),
+            losses: Losses::default(),
+            overload: Overload::new(&OverloadSettings::default(), 1),
+            spares: crossbeam::channel::never(),
+            spare: None,
+            thrown_away: (0, 0),
+        }
+    }
+
+    /// Takes spent buffers of records from here before it makes new ones.
+    #[must_use]
+    pub fn recycling(self, spares: Receiver<Records>) -> Self {
+        Self { spares, ..self }
     }
 
     /// Gathers the flows with most octets for a while whenever `asked_for` has grown.
     #[must_use]
     pub fn watched(self, asked_for: Arc<AtomicU32>) -> Self {
         Self { asked_for, ..self }
+    }
+
+    /// Does under overload what `overload` says.
+    #[must_use]
+    pub fn shedding(self, overload: Overload) -> Self {
+        Self { overload, ..self }
     }
 
     /// Runs to the end.
@@ -65,10 +98,16 @@ impl<C: Capture> LiveWorker<C> {
     pub fn run(mut self) -> Result<(), CaptureError> {
         let mut clock = Clock::new();
         let result = self.turn_around(&mut clock);
+        if result.is_err() {
+            self.rescue(&mut clock);
+        }
         self.worker.flush(FlowEndReason::ForcedEnd);
-        // What cannot be read any more stays as it was last read; the ledger shows the difference.
+        // What cannot be read any more stays as it was last read.
         if let Ok(losses) = self.capture.losses() {
             self.losses = losses;
+        }
+        if result.is_err() {
+            self.give_up_the_rest();
         }
         // Nothing waits any more: here the capture's own count of the wire stands, whatever it says.
         let wire = self.losses.wire;
@@ -80,17 +119,45 @@ impl<C: Capture> LiveWorker<C> {
         result
     }
 
+    /// Takes what the rings of a failed capture still hold: they stay readable when the interface is gone.
+    fn rescue(&mut self, clock: &mut Clock) {
+        let _ = self.capture.stop(); // as far as that still works
+        let now = clock.tick().at;
+        let worker = &mut self.worker;
+        for _ in 0..RESCUED_MAX / FRAMES_MAX {
+            match self.capture.drain(now, FRAMES_MAX, |frames| worker.take(frames)) {
+                Ok(Drained::Frames(1..)) => {}
+                Ok(Drained::Frames(0) | Drained::Ended) | Err(_) => break,
+            }
+        }
+    }
+
+    /// Counts packets that a failed capture saw, and that nobody can read any more, as lost.
+    fn give_up_the_rest(&mut self) {
+        let delivered = self.worker.ledger(&self.losses).delivered;
+        let known = delivered + self.losses.dropped.total();
+        self.losses.dropped.no_socket += self.losses.wire.saturating_sub(known);
+        self.losses.wire = self.losses.wire.max(known);
+    }
+
     fn turn_around(&mut self, clock: &mut Clock) -> Result<(), CaptureError> {
         let (mut harvested, mut asked) = (Timestamp::NONE, Timestamp::NONE);
         let mut stopped = false;
         let mut deduplicating = self.worker.is_deduplicating();
         let (mut asked_before, mut watched_until) = (0, Timestamp::NONE);
+        if !self.capture.sample(self.overload.keep_one_in())? {
+            self.overload = self.overload.clone().without_sampling();
+        }
+        self.worker.sample(self.overload.keep_one_in());
+        let stamps = self.capture.stamps();
+        // After a full turn more frames wait already, most likely: no need to ask the kernel.
+        let mut more_wait = false;
         loop {
             if !stopped && self.stop.load(Ordering::Relaxed) {
                 self.capture.stop()?;
                 stopped = true;
             }
-            if !stopped {
+            if !stopped && !more_wait {
                 self.capture.wait(WAIT)?;
             }
             let tick = clock.tick();
@@ -102,7 +169,7 @@ impl<C: Capture> LiveWorker<C> {
             let worker = &mut self.worker;
             let drained = self.capture.drain(tick.at, FRAMES_MAX, |frames| {
                 // Stamped by the kernel before the clock was set back: left as it is, it would hold up every timeout until then.
-                if frames.iter().any(|frame| frame.at.since(tick.at) > AHEAD_MAX) {
+                if stamps && frames.iter().any(|frame| frame.at.since(tick.at) > AHEAD_MAX) {
                     for frame in frames {
                         worker.take(&[Frame { at: frame.at.min(tick.at), ..*frame }]);
                     }
@@ -111,6 +178,7 @@ impl<C: Capture> LiveWorker<C> {
                 }
             })?;
             self.worker.settle(tick.at);
+            more_wait = drained == Drained::Frames(FRAMES_MAX);
             if drained == Drained::Ended {
                 return Ok(());
             }
@@ -126,12 +194,27 @@ impl<C: Capture> LiveWorker<C> {
                     (asked_before, watched_until) = (asked_for, tick.at.plus(WATCHED_FOR));
                 }
                 self.worker.watch(tick.at < watched_until);
+                let look = Look::of(&self.worker.ledger(&self.losses), tick.at);
+                if let Some(change) = self.overload.judge(look) {
+                    self.shed(&change)?;
+                }
             }
             if self.worker.records().len() >= HARVEST_RECORDS || tick.at.since(harvested) >= HARVEST_INTERVAL {
                 self.harvest();
                 harvested = tick.at;
             }
         }
+    }
+
+    /// Samples as the change says, and tells of it.
+    fn shed(&mut self, change: &Change) -> Result<(), CaptureError> {
+        self.capture.sample(change.keep_one_in)?;
+        self.worker.sample(change.keep_one_in);
+        match change.state {
+            State::Normal => tracing::info!("queue {}: {}", self.number, change.says),
+            _ => tracing::warn!("queue {}: {}", self.number, change.says),
+        }
+        Ok(())
     }
 
     /// Tells once that `dedup = "auto"` has changed its mind.
@@ -153,7 +236,8 @@ impl<C: Capture> LiveWorker<C> {
     fn harvest(&mut self) {
         let ledger = self.account(self.worker.ledger(&self.losses));
         let (health, talkers) = (self.worker.health(&self.losses), self.worker.talkers().to_vec());
-        let records = std::mem::take(self.worker.records());
+        let spare = self.spare.take().or_else(|| self.spares.try_recv().ok()).unwrap_or_default();
+        let records = std::mem::replace(self.worker.records(), spare);
         if let Err(TrySendError::Full(harvest) | TrySendError::Disconnected(harvest)) =
             self.harvests.try_send(Harvest { worker: self.number, ledger, health, talkers, records })
         {
@@ -161,7 +245,7 @@ impl<C: Capture> LiveWorker<C> {
             let (gone, packets) = records.truncate(HELD_MAX);
             self.thrown_away.0 += gone;
             self.thrown_away.1 += packets;
-            *self.worker.records() = records;
+            self.spare = Some(std::mem::replace(self.worker.records(), records));
         }
     }
 
@@ -175,5 +259,97 @@ impl<C: Capture> LiveWorker<C> {
         };
         ledger.flows.records_not_sent = self.thrown_away.0;
         ledger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::CaptureErrorKind;
+    use crate::flow_table::{FlowTableSettings, KeyHasher, Observer};
+    use crate::worker::MeterSettings;
+
+    /// A ring of so many equal frames on a port that saw some more.
+    struct Ring {
+        frames: usize,
+        wire: u64,
+        /// How often the kernel was asked for more.
+        asked: Arc<AtomicU32>,
+        /// Set by the second question; without it the interface is gone at the second.
+        stop: Option<Arc<AtomicBool>>,
+        stopped: bool,
+    }
+
+    impl Ring {
+        fn of(frames: usize, wire: u64, stop: Option<Arc<AtomicBool>>) -> Self {
+            Self { frames, wire, asked: Arc::default(), stop, stopped: false }
+        }
+    }
+
+    impl Capture for Ring {
+        fn wait(&mut self, _: Duration) -> Result<(), CaptureError> {
+            match (self.asked.fetch_add(1, Ordering::Relaxed), &self.stop) {
+                (0, _) => Ok(()),
+                (_, Some(stop)) => {
+                    stop.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+                (_, None) => {
+                    self.frames += 500; // they came between the last look and the end
+                    let (doing, cause) = ("wait for packets on eno2".into(), "it is gone".into());
+                    Err(CaptureError { kind: CaptureErrorKind::Gone, doing, cause, remedy: String::new() })
+                }
+            }
+        }
+
+        fn drain(&mut self, now: Timestamp, max: usize, mut each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
+            let frame = [2; 60];
+            let count = self.frames.min(max);
+            (0..count).for_each(|_| each(&[Frame::ethernet(&frame, 60, now)]));
+            self.frames -= count;
+            Ok(if count == 0 && self.stopped { Drained::Ended } else { Drained::Frames(count) })
+        }
+
+        fn stop(&mut self) -> Result<(), CaptureError> {
+            self.stopped = true;
+            Ok(())
+        }
+
+        fn losses(&mut self) -> Result<Losses, CaptureError> {
+            Ok(Losses { wire: self.wire, ..Losses::default() })
+        }
+
+        fn describe(&self) -> &str {
+            "a ring"
+        }
+    }
+
+    fn run(ring: Ring) -> (Result<(), CaptureError>, Ledger) {
+        let stop = ring.stop.clone().unwrap_or_default();
+        let settings =
+            MeterSettings { flow_table: FlowTableSettings { flows_max: 64, ..Default::default() }, ..MeterSettings::default() };
+        let worker = Worker::new(&settings, KeyHasher::fixed(), Observer::default()).expect("memory");
+        let (harvests, harvested) = crossbeam::channel::unbounded();
+        let result = LiveWorker::new(0, ring, worker, harvests, stop).run();
+        (result, harvested.iter().last().expect("a last harvest").ledger)
+    }
+
+    #[test]
+    fn a_capture_that_fails_hands_out_what_it_holds_and_the_rest_is_counted() {
+        // 200 frames in time, 500 that lie in the ring when the interface goes, and three that the port saw and nobody can read.
+        let (result, ledger) = run(Ring::of(200, 703, None));
+        assert_eq!(result.expect_err("it is gone").kind, CaptureErrorKind::Gone);
+        assert_eq!((ledger.wire, ledger.delivered, ledger.dropped.no_socket), (703, 700, 3));
+        assert_eq!(ledger.imbalance(), None);
+    }
+
+    #[test]
+    fn after_a_full_turn_nobody_asks_the_kernel() {
+        let ring = Ring::of(600, 600, Some(Arc::default()));
+        let asked = Arc::clone(&ring.asked);
+        let (result, ledger) = run(ring);
+        assert_eq!((result, ledger.delivered, ledger.imbalance()), (Ok(()), 600, None));
+        // Before the first of three turns (256, 256, 88), and after the last.
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use spanwatch_common::encapsulation::Encapsulation;
 use spanwatch_common::flow::{LAYER2, Mac, protocol};
-use spanwatch_common::health::{EncapsulationCounts, PortHealth};
+use spanwatch_common::health::{EncapsulationCounts, Health, PortHealth};
 use spanwatch_common::layer2;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::net::Address;
@@ -23,24 +23,40 @@ use crate::uplink::Link;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveView {
-    /// How packets are captured, e.g. `af_xdp_zero_copy`.
+    /// How packets are captured, e.g. `af_xdp_zero_copy`; several, with commas, when the ports differ.
     pub mode: String,
-    /// Why that way.
+    /// Why that way; of the first port.
     pub why: String,
     /// Milliseconds since the sensor started.
     pub uptime_millis: u64,
     /// Every packet accounted for.
     pub ledger: Ledger,
-    /// The capture port, and what its mirror is judged by.
+    /// All capture ports together: their names with commas, and the sum of what their mirrors are judged by.
     pub port: PortHealth,
+    /// Each capture port.
+    pub ports: Vec<PortView>,
     /// Packets by what was around them: those kinds that there were, by name.
     pub encapsulations: BTreeMap<String, u64>,
-    /// The account of each receive queue, up to the flow table.
+    /// The account of each receive queue, up to the flow table: those of the first port, then those of the second...
     pub queues: Vec<Ledger>,
     /// The connection to the collector.
     pub link: Link,
     /// The flows with most octets, the fastest first. Empty at the first look, and for two seconds after.
     pub talkers: Vec<Talker>,
+}
+
+/// One capture port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortView {
+    /// How packets are captured from it.
+    pub mode: String,
+    /// Why that way.
+    pub why: String,
+    /// Receive queues that are read.
+    pub queues: usize,
+    /// Its name, its observation point, and what its mirror is judged by.
+    pub port: PortHealth,
 }
 
 /// A flow that says much at present.
@@ -64,6 +80,35 @@ pub struct Talker {
 }
 
 impl LiveView {
+    /// A view of these ports; everything else is zero.
+    pub fn of(ports: Vec<PortView>) -> Self {
+        let mut health = Health::default();
+        let (mut names, mut modes): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+        for PortView { mode, port, .. } in &ports {
+            health.add(&port.health);
+            names.push(&port.interface);
+            if !modes.contains(&mode.as_str()) {
+                modes.push(mode);
+            }
+        }
+        let interface = names.join(", ");
+        let observation_point = ports.first().map_or(0, |first| first.port.observation_point);
+        Self {
+            mode: modes.join(", "),
+            why: ports.first().map_or_else(String::new, |first| first.why.clone()),
+            encapsulations: Self::named(&health.encapsulations),
+            port: PortHealth { observation_point, interface, health },
+            ports,
+            ..Self::default()
+        }
+    }
+
+    /// The ports that are judged, each by itself: a sensor of an earlier version only tells of the one it has.
+    pub fn judged_ports(&self) -> impl Iterator<Item = &PortHealth> {
+        let alone = if self.ports.is_empty() { Some(&self.port) } else { None };
+        self.ports.iter().map(|view| &view.port).chain(alone)
+    }
+
     /// The kinds of encapsulation that were seen, by name.
     pub fn named(counts: &EncapsulationCounts) -> BTreeMap<String, u64> {
         let seen = Encapsulation::ALL.into_iter().zip(*counts).filter(|(_, count)| *count > 0);
@@ -130,6 +175,23 @@ mod tests {
         let json = serde_json::to_string(&view).expect("JSON");
         assert!(json.contains("\"encapsulations\":{\"vxlan\":5}"), "{json}");
         assert_eq!(serde_json::from_str::<LiveView>(&json).expect("a view"), view);
+    }
+
+    #[test]
+    fn two_ports_are_added_up_and_kept_apart() {
+        let port = |interface: &str, mode: &str, packets| PortView {
+            mode: mode.into(),
+            port: PortHealth {
+                interface: interface.into(),
+                health: Health { packets, ..Health::default() },
+                ..PortHealth::default()
+            },
+            ..PortView::default()
+        };
+        let view = LiveView::of(vec![port("eno2", "af_xdp_copy", 5), port("eno3", "packet", 7), port("eno4", "packet", 0)]);
+        assert_eq!((view.mode.as_str(), view.port.interface.as_str()), ("af_xdp_copy, packet", "eno2, eno3, eno4"));
+        assert_eq!(view.port.health.packets, 12);
+        assert_eq!(view.judged_ports().map(|port| port.health.packets).collect::<Vec<_>>(), [5, 7, 0]);
     }
 
     #[test]

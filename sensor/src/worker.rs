@@ -1,6 +1,7 @@
 //! One receive queue: decode, fragments and flow table together. Pure; the loop that feeds it owns the capture and the clock.
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::encapsulation::Encapsulation;
 use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::health::Health;
 use spanwatch_common::layer2::is_process_data;
@@ -8,11 +9,12 @@ use spanwatch_common::ledger::{Ignored, Ledger, Odd};
 use spanwatch_common::time::Timestamp;
 
 use crate::capture::{BATCH, Frame, Link, Losses};
-use crate::decode::{self, Around, DecodeSettings, Kind, Packet, Rules, Undecodable};
+use crate::decode::{self, Around, DecodeSettings, Found, Kind, Packet, Rules, Undecodable, Update};
 use crate::dedup::{Cause, Dedup};
 use crate::flow_settings::{FlowSettings, KeyContext};
 use crate::flow_table::{FlowTable, FlowTableSettings, KeyHasher, Observer, Records, Talker};
 use crate::fragments::{FragmentSettings, FragmentTable};
+use crate::machine::prefetch;
 use crate::reassembly::Reassembly;
 
 /// Settings of the middle of the line.
@@ -29,6 +31,20 @@ pub struct MeterSettings {
     pub fragments: FragmentSettings,
 }
 
+/// Frames before one that is read, when it is fetched.
+const AHEAD: usize = 6;
+/// Origin of the first of [`Batch::packets`]; below it are frames.
+const WHOLE: u16 = BATCH as u16;
+
+/// Packets that wait for the flow table.
+struct Batch {
+    /// The first `len` of these.
+    updates: [Update; BATCH],
+    len: usize,
+    /// Those that were read as a whole.
+    packets: Vec<Packet>,
+}
+
 /// Turns frames into records, and accounts for every one.
 pub struct Worker {
     table: FlowTable,
@@ -37,15 +53,18 @@ pub struct Worker {
     reassembly: Reassembly,
     rules: Rules,
     context: KeyContext,
+    hasher: KeyHasher,
+    /// Of packets from this time on everything is read: somebody asks for more than most flows need.
+    all_from: Timestamp,
     around: Around,
-    /// Packets that wait for the flow table: the first `waiting` of these.
-    batch: Vec<Packet>,
-    waiting: usize,
+    batch: Batch,
     records: Records,
     delivered: u64,
     ignored: Ignored,
     odd: Odd,
     health: Health,
+    /// Others count what all of them see.
+    is_second: bool,
 }
 
 impl Worker {
@@ -54,59 +73,102 @@ impl Worker {
     /// # Errors
     /// The operating system refuses the memory.
     pub fn new(settings: &MeterSettings, hasher: KeyHasher, observer: Observer) -> std::io::Result<Self> {
-        Ok(Self {
+        let mut worker = Self {
             table: FlowTable::new(&settings.flow_table, hasher, observer)?,
             dedup: Dedup::new(settings.flow.dedup, settings.flow.dedup_window_micros, &hasher),
             fragments: FragmentTable::new(&settings.fragments, hasher),
             reassembly: Reassembly::new(settings.fragments.tunnel_packets_max),
             rules: Rules::new(&settings.decode, settings.flow.key.vlan),
             context: KeyContext::new(&settings.flow.key, hasher),
+            hasher,
+            all_from: Timestamp::NONE,
             around: Around::default(),
-            batch: vec![Packet::blank(Timestamp::NONE, 0); BATCH],
-            waiting: 0,
+            batch: Batch { updates: [Update::NONE; BATCH], len: 0, packets: Vec::with_capacity(BATCH) },
             records: Records::default(),
             delivered: 0,
             ignored: Ignored::default(),
             odd: Odd::default(),
             health: Health::default(),
-        })
+            is_second: false,
+        };
+        worker.look_again();
+        Ok(worker)
     }
 
-    /// Takes a batch of frames and puts them into their flows.
-    #[inline]
+    /// From now on this is worker `number` of `of`, counted from 0, each of which is given all frames and meters its share of the flows. The
+    /// accounts of all of them add up to that of one; but for that, they differ only when the flow table is full.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.table.share(number, of);
+        self.is_second = number > 0;
+    }
+
+    /// Takes frames and puts them into their flows.
     pub fn take(&mut self, frames: &[Frame<'_>]) {
-        for frame in frames {
-            self.take_one(frame);
+        for batch in frames.chunks(BATCH) {
+            self.take_batch(batch);
         }
-        self.observe();
     }
 
+    /// Nearly every packet is read for what its flow needs of it and no more; where a flow wants all of it, the frame is read again.
     #[inline]
-    fn take_one(&mut self, frame: &Frame<'_>) {
-        self.delivered += 1;
-        if !decode::decode_plain(frame, &self.rules, &mut self.batch[self.waiting]) {
-            return self.take_any(frame);
-        }
-        let packet = &self.batch[self.waiting];
-        self.odd.sliced += u64::from(packet.is_cut);
-        count_health(packet, &mut self.health);
-        if self.dedup.is_looking(packet.at) {
-            let packet = *packet;
-            if self.is_removed(frame.bytes, &packet) {
-                return;
+    fn take_batch(&mut self, frames: &[Frame<'_>]) {
+        self.delivered += frames.len() as u64;
+        let (mut octets, mut len) = (0, 0);
+        for (origin, frame) in (0..).zip(frames) {
+            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD) {
+                prefetch(ahead.bytes);
             }
+            let update = &mut self.batch.updates[len];
+            let found = match frame.interface == 0 && frame.at < self.all_from {
+                true => decode::update_plain(frame, &self.rules, &self.hasher, origin, update),
+                false => Found::Other,
+            };
+            if found == Found::Other {
+                self.batch.len = len;
+                self.take_any(frame);
+                len = self.batch.len;
+                continue;
+            }
+            self.table.prefetch(update);
+            octets += u64::from(update.frame_octets);
+            let is_usual =
+                found == Found::Untagged && frame.bytes[0] & 1 == 0 && frame.bytes.len() >= update.frame_octets as usize;
+            if !is_usual {
+                self.count_unusual(frame, found);
+            }
+            len += 1;
         }
-        if self.context.is_wanted() || frame.interface != 0 {
-            self.around = Around::default(); // a tag at most
-            self.batch[self.waiting] = self.completed(self.batch[self.waiting], frame);
-        }
-        self.keep();
+        self.batch.len = len;
+        self.health.octets += octets;
+        let (rules, Batch { updates, len, packets }) = (&self.rules, &mut self.batch);
+        let packet = |update: &Update| match update.origin.checked_sub(WHOLE) {
+            Some(place) => packets[usize::from(place)],
+            None => {
+                let frame = &frames[usize::from(update.origin)];
+                decode::decode_plain(frame, rules).unwrap_or_else(|| Packet::blank(frame.at, frame.octets()))
+            }
+        };
+        self.table.update(&mut updates[..*len], packet, &mut self.records);
+        self.batch.len = 0;
+        self.batch.packets.clear();
     }
 
-    /// Takes a frame that is not a plain one.
+    /// Counts what is worth counting of a plain packet beside its octets.
+    #[cold]
+    fn count_unusual(&mut self, frame: &Frame<'_>, found: Found) {
+        self.health.group_packets += u64::from(frame.bytes[0] & 1);
+        self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
+        match found {
+            Found::Tagged => self.health.encapsulations[Encapsulation::Vlan as usize] += 1,
+            Found::PriorityTagged => self.health.encapsulations[Encapsulation::PriorityTag as usize] += 1,
+            Found::Untagged | Found::Other => {}
+        }
+    }
+
+    /// Takes a frame of which everything is asked.
     #[inline(never)]
     fn take_any(&mut self, frame: &Frame<'_>) {
-        match decode::decode_any(frame, &self.rules, &mut self.around) {
+        match decode::decode(frame, &self.rules, &mut self.around) {
             Ok(mut packet) => {
                 self.odd.sliced += u64::from(frame.bytes.len() < frame.octets() as usize);
                 packet.odd.count(&mut self.odd);
@@ -115,8 +177,8 @@ impl Worker {
                     return;
                 }
                 if packet.fragment.is_none() || self.take_fragment(frame, &mut packet) {
-                    self.batch[self.waiting] = self.completed(packet, frame);
-                    self.keep();
+                    let packet = self.completed(packet, frame);
+                    self.keep(packet);
                 }
             }
             Err(Undecodable::Runt) => self.ignored.runt += 1,
@@ -125,19 +187,27 @@ impl Worker {
         }
     }
 
-    /// The packet behind those that wait counts.
-    #[inline]
-    fn keep(&mut self) {
-        self.waiting += 1;
-        if self.waiting == BATCH {
-            self.observe();
-        }
+    /// Decides from when on everything is read of a packet.
+    fn look_again(&mut self) {
+        self.all_from = if self.context.is_wanted() { Timestamp::from_nanos(i64::MIN) } else { self.dedup.wake() };
+    }
+
+    /// The packet counts.
+    fn keep(&mut self, packet: Packet) {
+        let hash = self.hasher.hash(&packet.key);
+        let Batch { updates, len, packets } = &mut self.batch;
+        updates[*len] = Update::of(&packet, hash, WHOLE + packets.len() as u16);
+        self.table.prefetch(&mut updates[*len]);
+        *len += 1;
+        packets.push(packet);
     }
 
     /// Whether the packet is a second copy that does not count; if so, it is accounted for.
     #[inline]
     fn is_removed(&mut self, bytes: &[u8], packet: &Packet) -> bool {
-        let Some(cause) = self.dedup.removes(bytes, packet, &self.around) else { return false };
+        let cause = self.dedup.removes(bytes, packet, &self.around);
+        self.look_again();
+        let Some(cause) = cause else { return false };
         *match cause {
             Cause::Copy => &mut self.ignored.duplicate_copy,
             Cause::Routed => &mut self.ignored.duplicate_routed,
@@ -190,24 +260,30 @@ impl Worker {
         packet
     }
 
-    fn observe(&mut self) {
-        self.table.observe(&self.batch[..self.waiting], self.records.as_vec());
-        self.waiting = 0;
+    /// Makes the records that are due at `now`. Looks at a share of the flows that grows with the time since the last call.
+    pub fn settle(&mut self, now: Timestamp) {
+        self.reassembly.expire(now);
+        self.table.expire(now, &mut self.records);
     }
 
-    /// Puts the frames taken so far into their flows, and makes the records that are due at `now`.
-    pub fn settle(&mut self, now: Timestamp) {
-        self.observe();
+    /// The same, but of the flows only at those that wait for their Begin record.
+    pub fn begin(&mut self, now: Timestamp) {
         self.reassembly.expire(now);
-        self.table.expire(now, self.records.as_vec());
+        self.table.begin_due(now, &mut self.records);
+    }
+
+    /// The same, and looks at every flow: what comes out then depends on the frames and `now` alone.
+    pub fn settle_fully(&mut self, now: Timestamp) {
+        self.reassembly.expire(now);
+        self.table.expire_all(now, &mut self.records);
     }
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason) {
-        self.observe();
         self.dedup.restart();
+        self.look_again();
         self.reassembly.give_up();
-        self.table.flush(reason, self.records.as_vec());
+        self.table.flush(reason, &mut self.records);
     }
 
     /// The records made since they were last taken away.
@@ -215,10 +291,19 @@ impl Worker {
         &mut self.records
     }
 
-    /// The account so far, with the capture's side of it. Frames that were taken are metered once they are
-    /// [`settle`](Self::settle)d. Records count as queued from the moment they are made.
+    /// The account so far, with the capture's side of it. Records count as queued from the moment they are made.
     pub fn ledger(&self, losses: &Losses) -> Ledger {
         let counts = self.table.counts();
+        if self.is_second {
+            return Ledger {
+                metered: counts.metered,
+                exported: counts.exported,
+                live: counts.metered - counts.exported,
+                queued: counts.exported,
+                flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
+                ..Ledger::default()
+            };
+        }
         Ledger {
             wire: losses.wire,
             delivered: self.delivered,
@@ -231,17 +316,26 @@ impl Worker {
             queued: counts.exported,
             not_sent: 0,
             flows: spanwatch_common::ledger::Flows { records_queued: counts.flows.records, ..counts.flows },
-            odd: Odd { late: counts.late, tunnel_fragment_lost: self.reassembly.lost(), ..self.odd },
+            odd: Odd {
+                late: counts.late,
+                in_aggregate: counts.in_aggregate,
+                tunnel_fragment_lost: self.reassembly.lost(),
+                ..self.odd
+            },
         }
     }
 
     /// How well the mirror does its work so far.
     pub fn health(&self, losses: &Losses) -> Health {
+        if self.is_second {
+            return Health { erspan_packets: 0, erspan_gaps: 0, ..self.table.health() };
+        }
         let found = self.dedup.counts();
         let mut health = Health {
             packets: self.delivered,
             sliced: self.odd.sliced,
             dropped: losses.dropped.total(),
+            shed: losses.dropped.shed,
             examined: found.examined,
             duplicate_copy: found.copies[Cause::Copy as usize],
             duplicate_routed: found.copies[Cause::Routed as usize],
@@ -252,6 +346,11 @@ impl Worker {
         };
         health.add(&self.table.health());
         health
+    }
+
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.table.flows_live()
     }
 
     /// From now on the frames are one in so many, chosen at random; 0 or 1 when they are all.

@@ -145,6 +145,13 @@ fn azures_own_records_go_back_to_where_they_came_from() {
 }
 
 #[test]
+fn of_sampled_packets_the_estimate_is_written() {
+    let sampled = FlowRecord { sampling_population: 8, ..sensor(1_795_255_200, "10.0.0.4", "192.0.2.10") };
+    let (files, _) = write(Format::VnetFlowLog, &[sampled]);
+    assert!(files.values().next().unwrap().contains(",E,NX,56,5600,40,40000\""), "{files:?}");
+}
+
+#[test]
 fn what_a_format_cannot_say_is_counted() {
     let layer2 = FlowRecord {
         protocol: LAYER2,
@@ -160,8 +167,9 @@ fn what_a_format_cannot_say_is_counted() {
     };
     let blank = FlowRecord { source: Address::NONE, ..sensor(1_795_255_200, "10.0.0.1", "10.0.0.2") };
     let timeless = sensor(5, "10.0.0.1", "10.0.0.2");
-    let records = [layer2, ping, blank, timeless];
-    let vnet = Skipped { layer2: 1, protocol: 0, blank_address: 1, time: 1 };
+    let aggregate = FlowRecord { prefix_lengths: [24, 32], ..sensor(1_795_255_200, "10.0.0.0", "10.0.0.2") };
+    let records = [layer2, ping, blank, timeless, aggregate];
+    let vnet = Skipped { layer2: 1, protocol: 0, blank_address: 1, aggregate: 1, time: 1 };
     assert_eq!(write(Format::VnetFlowLog, &records).1.skipped, vnet);
     assert_eq!(write(Format::NsgFlowLog, &records).1.skipped, Skipped { protocol: 1, ..vnet });
     assert_eq!(write(Format::Nta, &records).1.skipped, Skipped { blank_address: 0, ..vnet });

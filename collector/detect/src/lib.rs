@@ -91,6 +91,11 @@ pub trait Detector: Send {
         self.flush(findings);
     }
 
+    /// Whether it adds up what moved, rather than who met whom: only then is it shown [aggregates](Row::aggregate), which name no hosts.
+    fn adds_up(&self) -> bool {
+        false
+    }
+
     /// Account of itself.
     fn state(&self) -> &State;
 
@@ -239,7 +244,8 @@ impl Detection {
     /// Shows the waiting rows to the detectors, all of them to one before the next.
     fn show(&mut self) {
         for detector in &mut self.detectors {
-            for row in &self.waiting {
+            let adds_up = detector.adds_up();
+            for row in self.waiting.iter().filter(|row| adds_up || !row.aggregate) {
                 detector.observe(row, &mut self.findings);
             }
         }

@@ -2,6 +2,16 @@
 //!
 //! Who opened a conversation was decided by the sensor. What is decided here is whether the opening came to something, because
 //! a scan is known by what does not answer: [`Contact`].
+//!
+//! Silence counts only where an answer would have been seen:
+//!
+//! | record | what it lets conclude |
+//! | --- | --- |
+//! | half of a flow that was seen [one-sided](FlowRecord::one_sided) | TCP by the initiator's own packets: whoever is answered acknowledges. Of UDP, SCTP and ICMP, and at a flow's end, nothing |
+//! | [sampled](FlowRecord::sampling_population) | a refusal that was seen; nothing from what was not |
+//! | [aggregate](Row::aggregate) | nothing: it stands for many flows, and is shown only to [rules that add up](crate::Detector::adds_up) |
+//!
+//! Counters of a sampled record are multiplied by the population: an estimate, which is right on average. The store keeps what was counted.
 
 use std::sync::Arc;
 
@@ -28,7 +38,8 @@ pub enum Part {
     Announcement,
     /// Carries counters.
     Slice,
-    /// Only says that a flow, long silent and all counted, is over. Its time is that of the last packet.
+    /// Counts nothing: only says that a flow, long silent and all counted, is over, at the time of its last packet; or announces the
+    /// answering half of a flow that was seen one-sided, whose other half is what announces the flow.
     Tail,
 }
 
@@ -76,9 +87,9 @@ pub struct Row {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Packets since the previous record of the flow, `[forward, reverse]`.
+    /// Packets since the previous record of the flow, `[forward, reverse]`; an estimate where packets were sampled.
     pub packets: [u64; 2],
-    /// Octets since the previous record of the flow, `[forward, reverse]`.
+    /// Octets since the previous record of the flow, `[forward, reverse]`; an estimate where packets were sampled.
     pub octets: [u64; 2],
     /// Where in the flow's life the record stands.
     pub state: FlowState,
@@ -94,8 +105,14 @@ pub struct Row {
     pub direction: Direction,
     /// Where the two ends belong.
     pub class: FlowClass,
-    /// How many flows it stands for, at least 1.
+    /// How many flows it stands for: 1, or more in a folded row of a cloud. 0 for the answering half of a flow that was seen one-sided,
+    /// which its other half counts, and for an aggregate, of which nobody knows.
     pub events: u32,
+    /// Whether it stands for all flows between two prefixes that had no place in the sensor's table: source and destination are then the
+    /// first addresses of these. A prefix may be as long as an address, and mean one host.
+    pub aggregate: bool,
+    /// How many leading bits of the source count, where it is a prefix and no host.
+    pub source_prefix: Option<u8>,
     /// The cloud's names around the flow; none for a sensor.
     pub context: Option<Arc<CloudContext>>,
     /// The platform's own traffic (load-balancer probes and the like): no fixed rule counts it.
@@ -115,6 +132,8 @@ impl Row {
             return None;
         }
         let (contact, outcome) = judge(record);
+        let population = u64::from(record.sampling_population.max(1));
+        let aggregate = is_aggregate(record);
         Some(Self {
             observer: observer.clone(),
             origin: record.origin(),
@@ -125,8 +144,8 @@ impl Row {
             source_port: record.source_port,
             port: record.destination_port,
             protocol: record.protocol,
-            packets: record.packets,
-            octets: record.octets,
+            packets: record.packets.map(|packets| packets.saturating_mul(population)),
+            octets: record.octets.map(|octets| octets.saturating_mul(population)),
             state: record.state,
             part: part(record),
             contact,
@@ -134,7 +153,9 @@ impl Row {
             action: cloud.map_or(Action::Unknown, |cloud| cloud.action),
             direction,
             class: sites.class(record.source, record.destination),
-            events: cloud.map_or(1, |cloud| cloud.events.max(1)),
+            events: if aggregate || is_answering_half(record) { 0 } else { cloud.map_or(1, |cloud| cloud.events.max(1)) },
+            aggregate,
+            source_prefix: source_prefix(record),
             context: cloud.map(|cloud| cloud.context.clone()),
             platform: cloud.is_some_and(|cloud| cloud.context.is_platform()),
         })
@@ -154,8 +175,29 @@ impl Row {
     }
 }
 
+/// Whether many flows are summed up in it (RFC 7015).
+fn is_aggregate(record: &FlowRecord) -> bool {
+    record.prefix_lengths != [0; 2]
+}
+
+/// How many bits of an aggregate's source count; none if all do.
+fn source_prefix(record: &FlowRecord) -> Option<u8> {
+    let all = if record.source.as_v4().is_some() { 32 } else { 128 };
+    Some(record.prefix_lengths[FORWARD]).filter(|&bits| is_aggregate(record) && bits < all)
+}
+
+/// Whether the other direction may be in another record, which the collector has not found.
+const fn is_half(record: &FlowRecord) -> bool {
+    record.one_sided && !record.answered
+}
+
+fn is_answering_half(record: &FlowRecord) -> bool {
+    is_half(record) && !spoke(record, FORWARD)
+}
+
 fn part(record: &FlowRecord) -> Part {
     match record.state {
+        FlowState::Begin if is_answering_half(record) => Part::Tail,
         // In Azure's logs every tuple is a row of its own, an empty one too.
         FlowState::Continue | FlowState::End if record.cloud.is_some() => Part::Slice,
         FlowState::Begin => Part::Announcement,
@@ -181,6 +223,9 @@ fn judge(record: &FlowRecord) -> (Contact, Outcome) {
         let outcome = cloud_outcome(cloud, record);
         return (if outcome.is_failure() { Contact::Probe } else { Contact::Other }, outcome);
     }
+    if is_aggregate(record) {
+        return (Contact::Other, Outcome::Unknown);
+    }
     let contact = contact(record);
     (contact, outcome(record, contact))
 }
@@ -200,6 +245,8 @@ fn outcome(record: &FlowRecord, contact: Contact) -> Outcome {
         (protocol::TCP, Contact::Probe) => Outcome::NoReply,
         // A half-seen connection: the initiator speaks on, so somebody answers it elsewhere.
         (protocol::TCP, Contact::Other) if forward & reverse & tcp::ACK != 0 => Outcome::Success,
+        // The initiator acknowledges what it was answered in the other half.
+        (protocol::TCP, Contact::Other) if is_half(record) && opened(record) && forward & tcp::ACK != 0 => Outcome::Success,
         (protocol::TCP, Contact::Other) => Outcome::Unknown,
         _ if answered => Outcome::Success,
         // A datagram need not be answered.
@@ -216,7 +263,7 @@ fn contact(record: &FlowRecord) -> Contact {
     }
     // Silence is judged when the sensor has waited: half a second for an announcement, the idle timeout at the end. A slice may
     // be cut anywhere, even between a question and its answer.
-    let silence = !spoke(record, REVERSE) && record.state != FlowState::Continue;
+    let silence = !spoke(record, REVERSE) && record.state != FlowState::Continue && hears_answers(record);
     let kind = record.icmp_type_code[FORWARD] >> 8;
     let knocked = match record.protocol {
         protocol::TCP => knocked_tcp(record, spoke(record, REVERSE), silence),
@@ -228,6 +275,17 @@ fn contact(record: &FlowRecord) -> Contact {
         _ => false,
     };
     if knocked { Contact::Probe } else { Contact::Other }
+}
+
+/// Whether an answer would have been seen, or in TCP at least what its initiator made of it.
+fn hears_answers(record: &FlowRecord) -> bool {
+    let half = is_half(record) && (record.protocol != protocol::TCP || part(record) == Part::Tail);
+    !half && record.sampling_population <= 1
+}
+
+/// Whether the initiator's first packet was the SYN of a TCP connection.
+const fn opened(record: &FlowRecord) -> bool {
+    record.initial_tcp_flags[FORWARD] & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
 /// Whether a TCP opening came to nothing, from the flags of both sides (RFC 9293 §3.10).
@@ -253,7 +311,7 @@ fn knocked_tcp(record: &FlowRecord, answered: bool, silence: bool) -> bool {
         // An initiator that goes on to acknowledge was answered on a path that this tap does not see.
         return silence && forward & (tcp::ACK | tcp::PSH) == 0;
     }
-    let hung_up = forward & (tcp::RST | tcp::FIN) != 0 && (forward | reverse) & tcp::PSH == 0;
+    let hung_up = forward & (tcp::RST | tcp::FIN) != 0 && (forward | reverse) & tcp::PSH == 0 && record.sampling_population <= 1;
     refused || hung_up
 }
 
@@ -324,6 +382,79 @@ mod tests {
         ] {
             assert_eq!(contact(&record(protocol, state, packets)), expected, "{what}");
         }
+    }
+
+    /// The initiator's half, with no other.
+    fn half(protocol: u8, state: FlowState, flags: u16, packets: u64) -> FlowRecord {
+        FlowRecord {
+            protocol,
+            state,
+            one_sided: true,
+            packets: [packets, 0],
+            start: [Timestamp::from_secs(1), Timestamp::NONE],
+            initial_tcp_flags: [if protocol == protocol::TCP { SYN } else { 0 }, 0],
+            tcp_flags: [flags, 0],
+            icmp_type_code: [0x0800, 0],
+            ..FlowRecord::default()
+        }
+    }
+
+    #[test]
+    fn of_half_a_flow_only_what_its_initiator_did_is_held_against_it() {
+        use Outcome::{NoReply, Success, Unknown};
+        for (what, record, expected) in [
+            ("SYN, and no acknowledgement", half(protocol::TCP, FlowState::Begin, SYN, 0), (Contact::Probe, NoReply)),
+            ("half-open scan of an open port", half(protocol::TCP, FlowState::End, SYN | RST, 2), (Contact::Probe, NoReply)),
+            ("a conversation", half(protocol::TCP, FlowState::Begin, SYN | ACK | PSH, 0), (Contact::Other, Success)),
+            ("its last slice", half(protocol::TCP, FlowState::End, ACK | FIN, 2), (Contact::Other, Success)),
+            ("the end of a long silence", half(protocol::TCP, FlowState::End, 0, 0), (Contact::Other, Unknown)),
+            ("a question by datagram", half(protocol::UDP, FlowState::End, 0, 1), (Contact::Other, Unknown)),
+            ("a ping", half(protocol::ICMP, FlowState::Begin, 0, 0), (Contact::Other, Unknown)),
+        ] {
+            assert_eq!(judge(&record), expected, "{what}");
+            let both = FlowRecord { one_sided: false, ..record.clone() };
+            if record.protocol != protocol::TCP {
+                assert_eq!(judge(&both).0, Contact::Probe, "{what}, where an answer would have been seen");
+            }
+        }
+    }
+
+    #[test]
+    fn the_answering_half_is_no_flow_of_its_own_but_its_octets_count() {
+        let answer = FlowRecord {
+            start: [Timestamp::NONE, Timestamp::from_secs(1)],
+            source: Address::from_v4([192, 0, 2, 1]),
+            destination: Address::from_v4([192, 0, 2, 2]),
+            octets: [0, 700],
+            packets: [0, 1],
+            ..half(protocol::TCP, FlowState::Continue, 0, 0)
+        };
+        let row = |record: &FlowRecord| Row::of(&Arc::from("tap"), record, &Sites::default()).unwrap();
+        let slice = row(&answer);
+        assert_eq!((slice.part, slice.events, slice.octets), (Part::Slice, 0, [0, 700]));
+        let announced = FlowRecord { state: FlowState::Begin, packets: [0; 2], octets: [0; 2], ..answer };
+        assert_eq!(row(&announced).part, Part::Tail);
+        assert_eq!(row(&FlowRecord { answered: true, ..announced }).part, Part::Announcement);
+    }
+
+    #[test]
+    fn what_sampling_left_out_is_held_against_nobody_and_its_volume_is_estimated() {
+        let at = Timestamp::from_secs(1);
+        let sampled = |flags: [u16; 2]| FlowRecord {
+            sampling_population: 16,
+            one_sided: false,
+            start: [at, if flags[1] == 0 { Timestamp::NONE } else { at }],
+            tcp_flags: flags,
+            octets: [100, 0],
+            source: Address::from_v4([192, 0, 2, 1]),
+            destination: Address::from_v4([192, 0, 2, 2]),
+            ..half(protocol::TCP, FlowState::End, 0, 3)
+        };
+        assert_eq!(contact(&sampled([SYN, 0])), Contact::Other, "the answer may be among those left out");
+        assert_eq!(contact(&sampled([SYN | FIN | ACK, SYN | ACK])), Contact::Other, "and so may the data");
+        assert_eq!(contact(&sampled([SYN, RST | ACK])), Contact::Probe, "a refusal was seen");
+        let row = Row::of(&Arc::from("tap"), &sampled([SYN, 0]), &Sites::default()).unwrap();
+        assert_eq!((row.packets, row.octets), ([48, 0], [1600, 0]));
     }
 
     #[test]

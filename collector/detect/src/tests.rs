@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction};
-use spanwatch_common::flow::{FlowEndReason, FlowRecord, FlowState, protocol, tcp};
+use spanwatch_common::flow::{FORWARD, FlowEndReason, FlowRecord, FlowState, REVERSE, protocol, tcp};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
@@ -193,6 +193,89 @@ fn a_sudden_volume_is_told_with_its_numbers() {
         findings[0].sentence,
         "10.0.0.1 exchanged 64.0 MB over TCP/443 in the 300 s from 10:30:00 UTC, 6.4 times its mean of 10.0 MB"
     );
+}
+
+/// What a full table added up of the flows from one /24 to one host.
+fn aggregate(source: &str, destination: &str, port: u16, secs: f64, octets: u64) -> FlowRecord {
+    FlowRecord { prefix_lengths: [24, 32], source_port: 0, ..talk(source, destination, TCP, port, secs, octets) }
+}
+
+#[test]
+fn an_aggregate_is_no_host_and_no_port_but_its_volume_counts() {
+    let silent = |what: &str, records: &[FlowRecord]| assert_eq!(found(records), Vec::<String>::new(), "{what}");
+    let unanswered = |i: u8, port| FlowRecord {
+        state: FlowState::Begin,
+        ..FlowRecord { prefix_lengths: [24, 32], ..knock("10.0.9.0", &format!("10.0.1.{i}"), TCP, port, 1.0) }
+    };
+    silent("hosts", &(1..=40).map(|i| unanswered(i, 445)).collect::<Vec<_>>());
+    silent("ports", &(1..=40).map(|port| unanswered(1, port)).collect::<Vec<_>>());
+
+    let mut records: Vec<FlowRecord> =
+        (0..6).map(|i| aggregate("10.0.9.0", "203.0.113.5", 443, f64::from(i) * 300.0, 1_000_000)).collect();
+    records.push(aggregate("10.0.9.0", "203.0.113.5", 443, 1_800.0, 64_000_000));
+    let (findings, _) = replay(&RuleFile::default(), &records);
+    let sentences: Vec<&str> = findings.iter().map(|finding| &*finding.sentence).collect();
+    assert_eq!(
+        sentences,
+        ["10.0.9.0/24 exchanged 64.0 MB over TCP/443 in the 300 s from 10:30:00 UTC, 6.4 times its mean of 10.0 MB"]
+    );
+}
+
+#[test]
+fn sampled_packets_stand_for_those_that_were_left_out() {
+    let sampled = |secs: f64, octets: u64| FlowRecord {
+        sampling_population: 64,
+        ..talk("10.0.0.1", "203.0.113.5", TCP, 443, secs, octets / 64)
+    };
+    let mut records: Vec<FlowRecord> =
+        (0..6).map(|i| talk("10.0.0.1", "203.0.113.5", TCP, 443, f64::from(i) * 300.0, 1_000_000)).collect();
+    records.push(sampled(1_800.0, 64_000_000));
+    let (findings, _) = replay(&RuleFile::default(), &records);
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].evidence.octets, Some(64_000_000), "a million were seen");
+
+    let lone_syns = |i: u8| FlowRecord { sampling_population: 64, ..knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, 1.0) };
+    let fixed = rules("[AZ-01]\nvariants = ['fixed']\n");
+    assert!(replay(&fixed, &(1..=40).map(lone_syns).collect::<Vec<_>>()).0.is_empty(), "their answers may be left out");
+}
+
+/// The two halves of `record`, as two fibres show them: each has what its direction says, and neither knows of the other.
+fn halves(record: &FlowRecord) -> [FlowRecord; 2] {
+    [FORWARD, REVERSE].map(|way| {
+        let mut half = FlowRecord { one_sided: true, answered: false, ..record.clone() };
+        let other = way ^ 1;
+        (half.packets[other], half.octets[other], half.tcp_flags[other], half.initial_tcp_flags[other]) = (0, 0, 0, 0);
+        half.start[other] = Timestamp::NONE;
+        half
+    })
+}
+
+#[test]
+fn two_fibres_that_were_not_joined_raise_no_alarm_about_ordinary_traffic_and_still_show_a_scan() {
+    let fixed = rules("[AZ-01]\nvariants = ['fixed']\n[AZ-02]\nvariants = ['fixed']\n");
+    let alarms = |records: &[FlowRecord]| -> Vec<String> {
+        let (findings, _) = replay(&fixed, &records.iter().flat_map(halves).collect::<Vec<_>>());
+        findings.iter().map(|finding| format!("{} {}", finding.rule.id, finding.subject)).collect()
+    };
+    let ordinary = (0..3_000_u16).flat_map(|i| {
+        let (client, server) = (format!("10.0.0.{}", i % 50 + 1), format!("10.0.{}.{}", i % 7 + 1, i % 200 + 1));
+        let secs = f64::from(i) / 10.0;
+        let announced = |record: FlowRecord| FlowRecord { state: FlowState::Begin, packets: [0; 2], octets: [0; 2], ..record };
+        let over = |record: FlowRecord| FlowRecord { tcp_flags: [0; 2], packets: [0; 2], octets: [0; 2], ..record };
+        let web = talk(&client, &server, TCP, 443, secs, 3_000);
+        let name = talk(&client, &server, UDP, 53, secs, 200);
+        let ping = FlowRecord { icmp_type_code: [0x0800, 0], ..talk(&client, &server, protocol::ICMP, 0, secs, 84) };
+        [announced(web.clone()), web.clone(), over(web), announced(name.clone()), name, ping]
+    });
+    assert_eq!(alarms(&ordinary.collect::<Vec<_>>()), Vec::<String>::new());
+    let scan: Vec<FlowRecord> = (1..=7).map(|i| knock("10.0.0.9", &format!("10.0.1.{i}"), TCP, 445, f64::from(i))).collect();
+    assert_eq!(alarms(&scan), ["AZ-01 10.0.0.9"]);
+    let refused = |port: u16| FlowRecord {
+        start: [at(1.0); 2],
+        tcp_flags: [tcp::SYN, tcp::RST | tcp::ACK],
+        ..knock("10.0.0.9", "10.0.1.1", TCP, port, 1.0)
+    };
+    assert_eq!(alarms(&(1..=4).map(refused).collect::<Vec<_>>()), ["AZ-02 10.0.0.9 > 10.0.1.1"]);
 }
 
 #[test]

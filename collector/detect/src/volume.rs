@@ -11,6 +11,7 @@
 //! | tells | the largest deviation above 0 of each key, when the range ends | each window upwards of both thresholds |
 //! | who | the virtual machine at the source, by the last part of its name | the source address |
 //! | observers | added up | kept apart, so that what two of them saw is not counted twice |
+//! | aggregates of a full table | left out, as they are from exported flow logs | under the source prefix; under the source if it is one host |
 //!
 //! Only Traffic Analytics names virtual machines; its rows without one are dropped, as the KQL does. In rows of flow logs and
 //! sensors the source address takes the machine's place.
@@ -67,6 +68,9 @@ struct Key {
     host: Address,
     protocol: u8,
     port: u16,
+    /// How many bits of `host` count, where it stands for all hosts of a prefix.
+    #[serde(default)]
+    prefix: Option<u8>,
 }
 
 /// One key in one open window.
@@ -139,7 +143,7 @@ impl Volume {
             }
             Variant::Exact | Variant::Fixed => return None,
         };
-        Some(Key { name, host, protocol: row.protocol, port: row.port })
+        Some(Key { name, host, protocol: row.protocol, port: row.port, prefix: row.source_prefix })
     }
 
     /// The virtual machine at the source, or the address in its place; none where Traffic Analytics names no machine.
@@ -250,8 +254,12 @@ impl Volume {
     }
 
     fn finding(&self, key: &Key, cell: &Cell, start: Timestamp, mean: f64, value: f64, stage: Stage) -> Finding {
-        let Key { name, host, protocol, port } = key;
-        let who = if host.is_some() { host.to_string() } else { name.0.to_string() };
+        let Key { name, host, protocol, port, prefix } = key;
+        let who = match prefix {
+            _ if !host.is_some() => name.0.to_string(),
+            Some(bits) => format!("{host}/{bits}"),
+            None => host.to_string(),
+        };
         let threshold = if self.rule.variant == Variant::Fixed { self.threshold } else { 0.0 };
         let service = service_name(*protocol, *port);
         Finding {
@@ -346,6 +354,10 @@ impl Detector for Volume {
     fn finish(&mut self, findings: &mut Vec<Finding>) {
         self.flush(findings);
         self.report_range(findings);
+    }
+
+    fn adds_up(&self) -> bool {
+        self.rule.variant == Variant::Fixed
     }
 
     fn state(&self) -> &State {

@@ -82,11 +82,12 @@ pub async fn run(args: &ExportArgs, config: &Config, now: Timestamp) -> anyhow::
     eprintln!("{} records became {} rows in {} files below {}", written.records, written.rows, written.blobs, args.out.display());
     if skipped.total() > 0 {
         eprintln!(
-            "{} records were left out: {} of layer 2, {} of a protocol that the format does not know, {} with a blank address, {} without a time",
+            "{} records were left out: {} of layer 2, {} of a protocol that the format does not know, {} with a blank address, {} sums over many flows, {} without a time",
             skipped.total(),
             skipped.layer2,
             skipped.protocol,
             skipped.blank_address,
+            skipped.aggregate,
             skipped.time,
         );
     }

@@ -127,7 +127,7 @@ impl Import {
         }
         summary.resumed += u64::from(known.as_ref().is_some_and(|known| known.resume.byte_offset > 0));
         let mut decoder = match &known {
-            Some(known) if known.is_lines => Decoder::resume_lines(&source.name, &known.resume),
+            Some(known) if known.is_lines => Decoder::resume_ours(&source.name, known.resume.clone()),
             Some(known) => Decoder::resume(&source.name, self.options.clone(), known.resume.clone()),
             None => Decoder::new(&source.name, self.options.clone()),
         };
@@ -199,7 +199,7 @@ impl Import {
         let file = FileState {
             head: head.clone(),
             resume: decoder.resume_point(),
-            is_lines: decoder.is_lines(),
+            is_lines: decoder.is_ours(),
             done,
             import: self.state.import,
         };

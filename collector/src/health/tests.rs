@@ -112,6 +112,41 @@ fn a_port_that_shows_everything_twice_is_one_alert_until_it_was_well_for_five_mi
 }
 
 #[test]
+fn overload_of_one_fibre_is_told_of_that_fibre_and_is_over_with_it() {
+    let mut plant = Plant::new();
+    let mut looks = |count: u32, more: &Health| {
+        for _ in 0..count {
+            plant.health.add(more);
+            // The sensor says how it samples now, not how it did.
+            plant.health.keep_one_in = more.keep_one_in;
+            plant.received += 1;
+            let port = |observation_point, interface: &str, health| PortHealth {
+                observation_point,
+                interface: interface.to_owned(),
+                health,
+            };
+            let calm = Health { packets: plant.health.packets, ..Health::default() };
+            let ports = [port(1, "eno2", calm), port(2, "eno3", plant.health)];
+            plant.now = plant.now.plus(Duration::from_secs(10));
+            plant.look("tap", Account { boot: 1, connected: true, received: plant.received, ports: &ports });
+        }
+        let told: Vec<String> =
+            plant.alerts.drain(..).map(|alert| format!("{:?} {} {}", alert.state, alert.rule, alert.subject)).collect();
+        told
+    };
+    assert_eq!(looks(1 + 6, &well()), Vec::<String>::new());
+    let full = Health { evicted: 90, in_aggregate: 210, ..well() };
+    assert_eq!(looks(6, &full), ["Open SPAN-TABLE-FULL eno3 at tap"]);
+    let sampling = Health { keep_one_in: 4, shed: 3_000, dropped: 3_000, ..full };
+    assert_eq!(looks(6, &sampling), ["Open SPAN-SAMPLED eno3 at tap"]);
+    let over = Health { keep_one_in: 1, ..well() };
+    assert_eq!(looks(4 * 6, &over), Vec::<String>::new());
+    assert_eq!(looks(6, &over), ["Closed SPAN-SAMPLED eno3 at tap", "Closed SPAN-TABLE-FULL eno3 at tap"]);
+    let alert = plant.book.alerts().find(|alert| alert.rule == "SPAN-SAMPLED").unwrap();
+    assert_eq!((alert.severity, alert.evidence.value, alert.score), (Severity::Medium, 75.0, 75.0));
+}
+
+#[test]
 fn an_alert_that_lasts_is_told_again_every_hour_and_each_symptom_has_its_own() {
     let mut plant = Plant::new();
     plant.account(&well());

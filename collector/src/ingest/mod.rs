@@ -3,16 +3,20 @@
 //! * [`settings`] — where to listen, and the limits
 //! * [`tls`] — who may speak at all: the certificates
 //! * [`registry`] — what is known of each sensor: how far it has come, who speaks for it, what was counted
+//! * [`join`](mod@join), `hold` — the two halves of a flow that a sensor saw one-sided, put together
 //! * [`sensor`] — the listener and one conversation per connection
 //! * [`recorded`] — recorded flows in any form: our JSON lines, Azure's flow logs
 //! * [`azure`] — where Azure's flow logs come from
 //!
-//! A batch that is new goes to the store and to the detectors at once; ingest itself keeps nothing.
+//! A batch that is new goes to the store and to the detectors at once, or after a moment if halves of flows are in it; ingest itself
+//! keeps nothing that is acknowledged.
 //!
 //! **Both see the same, in the same order**, sensors' batches and [cuts](Outlets::cut) alike. That is what makes a restart exact:
 //! at a cut the store has committed precisely what the detectors have seen.
 
 pub mod azure;
+mod hold;
+pub mod join;
 pub mod recorded;
 pub mod registry;
 pub mod sensor;
@@ -24,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use spanwatch_common::wire::Batch;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+pub use hold::Shipment;
 use registry::Admission;
 
 /// Rows under way between connections and store. Reaching it stops the reading, so that TCP stops the sensors.
@@ -36,6 +41,8 @@ const BATCHES_UNDER_WAY_MAX: usize = 1024;
 pub struct Arrival {
     /// The batch.
     pub batch: Arc<Batch>,
+    /// How many of the sensor's batches it is made of.
+    pub batches: u64,
     /// Room under way; given back when the store has taken the batch.
     pub room: OwnedSemaphorePermit,
 }
@@ -147,15 +154,15 @@ impl Outlets {
 }
 
 impl Place<'_> {
-    /// Sends `batch` both ways if `judge` finds it new. Judging and sending are one step: of two connections of one sensor the one
+    /// Sends `shipment` both ways if `judge` finds it new. Judging and sending are one step: of two connections of one sensor the one
     /// that is judged first is also first in the stream.
-    pub(crate) fn send_if_new(self, batch: Batch, judge: impl FnOnce(&Batch) -> Admission) -> Admission {
+    pub(crate) fn send_if_new(self, shipment: Shipment, judge: impl FnOnce(&Shipment) -> Admission) -> Admission {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let admission = judge(&batch);
+        let admission = judge(&shipment);
         if admission == Admission::New {
-            let batch = Arc::new(batch);
+            let (batch, batches) = (Arc::new(shipment.batch), shipment.batches);
             self.detect.send(ToDetect::Batch(Arc::clone(&batch)));
-            self.store.send(ToStore::Batch(Arrival { batch, room: self.room }));
+            self.store.send(ToStore::Batch(Arrival { batch, batches, room: self.room }));
         }
         admission
     }

@@ -1,7 +1,7 @@
 //! Recorded flows, in whatever form: bytes to records. `detect` and `import` read through this.
 //!
-//! What comes in may be our own JSON lines or any of Azure's formats, mixed as the files come; each file is recognised by its
-//! beginning. [`read_all`] reads a list of sources from end to end, [`Decoder`] one source in pieces.
+//! What comes in may be our own JSON lines or batches, or any of Azure's formats, mixed as the files come; each file is recognised by
+//! its beginning: a frame of batches has a zero byte there, which no text has. [`read_all`] reads a list of sources from end to end, [`Decoder`] one source in pieces.
 
 use std::fmt::Write as _;
 use std::io::{self, Read};
@@ -12,6 +12,7 @@ use clap::Args;
 use spanwatch_azure::{AzureError, Options, Reader, Resume};
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::text;
+use spanwatch_common::wire::{HEADER_LEN, Header, Message, WireError};
 
 use super::azure::open::{Network, open};
 use super::azure::source::{self, Source};
@@ -32,8 +33,8 @@ const FAILURES_MAX: usize = 1_000;
 pub struct InputArgs {
     /// Files, directories, patterns, - for standard input, http(s) URLs (with their SAS), az://ACCOUNT/CONTAINER/PREFIX.
     ///
-    /// Read are Azure's NSG and VNet flow logs (PT1H.json), Traffic Analytics tables as JSON or CSV, and the JSON lines of
-    /// `spanwatch-sensor replay`; each may be compressed with gzip. Containers are opened with AZURE_STORAGE_SAS_TOKEN,
+    /// Read are Azure's NSG and VNet flow logs (PT1H.json), Traffic Analytics tables as JSON or CSV, and what `spanwatch-sensor
+    /// replay` writes as jsonl or batch; each may be compressed with gzip or zstd. Containers are opened with AZURE_STORAGE_SAS_TOKEN,
     /// AZURE_STORAGE_ACCOUNT_KEY or the identity of this machine; AZURE_STORAGE_ENDPOINT names another endpoint.
     #[arg(required = true, value_name = "PATH|URL")]
     pub inputs: Vec<String>,
@@ -194,6 +195,18 @@ pub enum DecodeError {
         /// What is wrong with it.
         why: String,
     },
+    /// A damaged batch of ours.
+    #[error("{name}: batch {number} at byte {offset}: {error}")]
+    Frame {
+        /// The source.
+        name: String,
+        /// Number of the frame, from 1.
+        number: u64,
+        /// Where it begins.
+        offset: u64,
+        /// What is wrong with it.
+        error: WireError,
+    },
 }
 
 /// Recognises what a source holds and turns its bytes into records.
@@ -206,10 +219,11 @@ pub struct Decoder {
 }
 
 enum Shape {
-    /// Not recognised yet: everything so far.
-    Unknown(Vec<u8>),
+    /// Not recognised yet: everything so far. With a place to go on from, it is of ours.
+    Unknown(Vec<u8>, Option<Resume>),
     Azure(Box<Reader>),
     Lines(Lines),
+    Frames(Frames),
 }
 
 /// JSON lines of ours.
@@ -224,10 +238,22 @@ struct Lines {
     offset: u64,
 }
 
+/// Batches of ours, one frame of the wire after the other.
+#[derive(Default)]
+struct Frames {
+    /// The frame that has not ended.
+    rest: Vec<u8>,
+    number: u64,
+    bytes: u64,
+    records: u64,
+    /// Behind the last whole frame.
+    offset: u64,
+}
+
 impl Decoder {
     /// For a source from its beginning; `name` stands in errors.
     pub fn new(name: &str, options: Options) -> Self {
-        Self { name: name.to_owned(), options, shape: Shape::Unknown(Vec::new()), rows: 0, held_back: 0 }
+        Self { name: name.to_owned(), options, shape: Shape::Unknown(Vec::new(), None), rows: 0, held_back: 0 }
     }
 
     /// For a source of Azure's from where another decoder stopped.
@@ -239,10 +265,9 @@ impl Decoder {
         Self { shape: Shape::Azure(Box::new(reader)), ..Self::new(name, options) }
     }
 
-    /// For a source of JSON lines of ours from where another decoder stopped.
-    pub fn resume_lines(name: &str, resume: &Resume) -> Self {
-        let lines = Lines { number: resume.record, offset: resume.byte_offset, ..Lines::default() };
-        Self { shape: Shape::Lines(lines), ..Self::new(name, Options::default()) }
+    /// For a source of ours from where another decoder stopped.
+    pub fn resume_ours(name: &str, resume: Resume) -> Self {
+        Self { shape: Shape::Unknown(Vec::new(), Some(resume)), ..Self::new(name, Options::default()) }
     }
 
     /// The next byte pushed will be that at the resume point: forgets the bytes of a record that has not ended. What is remembered
@@ -250,15 +275,16 @@ impl Decoder {
     pub fn rewind(&mut self) {
         self.held_back = 0;
         match &mut self.shape {
-            Shape::Unknown(head) => head.clear(),
+            Shape::Unknown(head, _) => head.clear(),
             Shape::Azure(reader) => reader.rewind(),
             Shape::Lines(lines) => lines.rest.clear(),
+            Shape::Frames(frames) => frames.rest.clear(),
         }
     }
 
-    /// Whether the source holds JSON lines of ours; false as long as that is not known.
-    pub const fn is_lines(&self) -> bool {
-        matches!(self.shape, Shape::Lines(_))
+    /// Whether the source holds records of ours; false as long as that is not known.
+    pub const fn is_ours(&self) -> bool {
+        matches!(self.shape, Shape::Lines(_) | Shape::Frames(_) | Shape::Unknown(_, Some(_)))
     }
 
     /// Takes the next bytes; hands over the records that they complete.
@@ -266,9 +292,10 @@ impl Decoder {
     /// # Errors
     /// The source cannot be read further.
     pub fn push(&mut self, bytes: &[u8], each: &mut dyn FnMut(&str, FlowRecord)) -> Result<(), DecodeError> {
-        if let Shape::Unknown(head) = &mut self.shape {
+        if let Shape::Unknown(head, resume) = &mut self.shape {
             head.extend_from_slice(bytes);
-            let Some(shape) = recognise(head, head.len() >= RECOGNISE_MAX, &self.name, &self.options) else { return Ok(()) };
+            let whole = head.len() >= RECOGNISE_MAX;
+            let Some(shape) = recognise(head, whole, resume.as_ref(), &self.name, &self.options) else { return Ok(()) };
             let head = std::mem::take(head);
             self.shape = shape;
             return self.take(&head, each);
@@ -281,15 +308,15 @@ impl Decoder {
     /// # Errors
     /// As [`push`](Self::push).
     pub fn finish(&mut self, each: &mut dyn FnMut(&str, FlowRecord)) -> Result<(), DecodeError> {
-        if let Shape::Unknown(head) = &mut self.shape {
+        if let Shape::Unknown(head, resume) = &mut self.shape {
             let head = std::mem::take(head);
-            if let Some(shape) = recognise(&head, true, &self.name, &self.options) {
+            if let Some(shape) = recognise(&head, true, resume.as_ref(), &self.name, &self.options) {
                 self.shape = shape;
                 self.take(&head, each)?;
             }
         }
         match &mut self.shape {
-            Shape::Unknown(_) => {}
+            Shape::Unknown(..) => {}
             Shape::Azure(reader) => {
                 let rows = &mut self.rows;
                 let finished = reader.finish(|row| {
@@ -299,6 +326,7 @@ impl Decoder {
                 self.held_back = finished.held_back;
             }
             Shape::Lines(lines) => lines.end(&self.name, &mut self.rows, each)?,
+            Shape::Frames(frames) => self.held_back = frames.rest.len() as u64,
         }
         Ok(())
     }
@@ -306,7 +334,7 @@ impl Decoder {
     /// What was read so far.
     pub fn part(&self) -> Part {
         match &self.shape {
-            Shape::Unknown(head) => Part { bytes: head.len() as u64, ..Part::default() },
+            Shape::Unknown(head, _) => Part { bytes: head.len() as u64, ..Part::default() },
             Shape::Azure(reader) => {
                 let counts = reader.counts();
                 Part {
@@ -319,6 +347,14 @@ impl Decoder {
                     held_back: self.held_back,
                 }
             }
+            Shape::Frames(frames) => Part {
+                bytes: frames.bytes,
+                records: frames.records,
+                tuples: frames.records,
+                rows: self.rows,
+                held_back: self.held_back,
+                ..Part::default()
+            },
             Shape::Lines(lines) => {
                 Part { bytes: lines.bytes, records: lines.records, tuples: lines.records, rows: self.rows, ..Part::default() }
             }
@@ -328,15 +364,16 @@ impl Decoder {
     /// Where another decoder could go on, so that every record handed over lies before it and no other.
     pub fn resume_point(&self) -> Resume {
         match &self.shape {
-            Shape::Unknown(_) => Resume::default(),
+            Shape::Unknown(_, resume) => resume.clone().unwrap_or_default(),
             Shape::Azure(reader) => reader.resume_point(),
             Shape::Lines(lines) => Resume { byte_offset: lines.offset, record: lines.number, csv_header: None },
+            Shape::Frames(frames) => Resume { byte_offset: frames.offset, record: frames.number, csv_header: None },
         }
     }
 
     fn take(&mut self, bytes: &[u8], each: &mut dyn FnMut(&str, FlowRecord)) -> Result<(), DecodeError> {
         match &mut self.shape {
-            Shape::Unknown(_) => Ok(()),
+            Shape::Unknown(..) => Ok(()),
             Shape::Azure(reader) => {
                 let rows = &mut self.rows;
                 let taken = reader.push(bytes, |row| {
@@ -346,12 +383,23 @@ impl Decoder {
                 Ok(taken?)
             }
             Shape::Lines(lines) => lines.push(bytes, &self.name, &mut self.rows, each),
+            Shape::Frames(frames) => frames.push(bytes, &self.name, &mut self.rows, each),
         }
     }
 }
 
-/// What `head`, the beginning of a source, is the beginning of; none if more of it is needed.
-fn recognise(head: &[u8], whole: bool, name: &str, options: &Options) -> Option<Shape> {
+/// What `head`, the beginning of a source or of the rest of one, is the beginning of; none if more of it is needed.
+fn recognise(head: &[u8], whole: bool, resume: Option<&Resume>, name: &str, options: &Options) -> Option<Shape> {
+    let (number, offset) = resume.map_or((0, 0), |resume| (resume.record, resume.byte_offset));
+    match head.first_chunk::<HEADER_LEN>() {
+        // Long frames have their length in the first three bytes, as they are limited.
+        Some(first @ &[_, _, _, 0, ..]) if Header::parse(first).is_ok() => {
+            return Some(Shape::Frames(Frames { number, offset, ..Frames::default() }));
+        }
+        None if !whole => return None,
+        _ if resume.is_some() => return Some(Shape::Lines(Lines { number, offset, ..Lines::default() })),
+        _ => {}
+    }
     let trimmed = head.trim_ascii_start();
     let end = trimmed.iter().position(|&byte| byte == b'\n');
     if (end.is_none() && !whole) || trimmed.is_empty() {
@@ -362,6 +410,38 @@ fn recognise(head: &[u8], whole: bool, name: &str, options: &Options) -> Option<
     let ours = line.starts_with(b"{") && line.windows(11).any(|key| key == b"\"flowState\"");
     let azure = || Shape::Azure(Box::new(Reader::new(options.clone()).named(name)));
     Some(if ours { Shape::Lines(Lines::default()) } else { azure() })
+}
+
+impl Frames {
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        name: &str,
+        rows: &mut u64,
+        each: &mut dyn FnMut(&str, FlowRecord),
+    ) -> Result<(), DecodeError> {
+        self.bytes += bytes.len() as u64;
+        let mut held = std::mem::take(&mut self.rest);
+        held.extend_from_slice(bytes);
+        let mut rest = held.as_slice();
+        while let Some((head, behind)) = rest.split_first_chunk::<HEADER_LEN>() {
+            let mistake =
+                |error| DecodeError::Frame { name: name.to_owned(), number: self.number + 1, offset: self.offset, error };
+            let header = Header::parse(head).map_err(mistake)?;
+            let Some((body, behind)) = behind.split_at_checked(header.body_len()) else { break };
+            let message = header.message(body).map_err(mistake)?;
+            self.number += 1;
+            self.offset += (HEADER_LEN + body.len()) as u64;
+            rest = behind;
+            // The account that a sensor adds is no record.
+            let Message::Data(batch) = message else { continue };
+            self.records += batch.records.len() as u64;
+            *rows += batch.records.len() as u64;
+            batch.records.into_iter().for_each(|record| each(&batch.sensor, record));
+        }
+        self.rest = rest.to_vec();
+        Ok(())
+    }
 }
 
 impl Lines {
@@ -430,6 +510,7 @@ mod tests {
     use spanwatch_common::flow::{FlowState, protocol};
     use spanwatch_common::net::Address;
     use spanwatch_common::time::Timestamp;
+    use spanwatch_common::wire::{self, Batch, Stats};
 
     use super::*;
 
@@ -461,6 +542,18 @@ mod tests {
         text.trim_end().to_owned()
     }
 
+    /// The same records in three frames, and an account between.
+    fn frames() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (line, sequence) in lines().lines().zip(1..) {
+            let records = vec![text::read_json(line).unwrap()];
+            let batch = Batch { sensor: OBSERVER.to_owned(), boot: 1, sequence, records, ..Batch::default() };
+            wire::encode(&Message::Data(batch), &mut bytes).unwrap();
+            wire::encode(&Message::Stats(Stats { boot: 1, ..Stats::default() }), &mut bytes).unwrap();
+        }
+        bytes
+    }
+
     fn ports(decoder: &mut Decoder, bytes: &[u8], finish: bool) -> Vec<u16> {
         let mut ports = Vec::new();
         let mut each = |_: &str, record: FlowRecord| ports.push(record.source_port);
@@ -473,20 +566,38 @@ mod tests {
 
     #[test]
     fn whoever_goes_on_at_the_resume_point_gets_the_rest_and_nothing_twice() {
-        for text in [AZURE.to_owned(), lines()] {
-            for cut in 0..=text.len() {
+        for bytes in [AZURE.as_bytes().to_vec(), lines().into_bytes(), frames()] {
+            for cut in 0..=bytes.len() {
                 let mut decoder = Decoder::new("x", Options::default());
-                let mut all = ports(&mut decoder, &text.as_bytes()[..cut], false);
+                let mut all = ports(&mut decoder, &bytes[..cut], false);
                 let resume = decoder.resume_point();
-                let mut next = match decoder.is_lines() {
-                    true => Decoder::resume_lines("x", &resume),
+                let mut next = match decoder.is_ours() {
+                    true => Decoder::resume_ours("x", resume.clone()),
                     false => Decoder::resume("x", Options::default(), resume.clone()),
                 };
                 let offset = usize::try_from(resume.byte_offset).unwrap();
-                all.extend(ports(&mut next, &text.as_bytes()[offset..], true));
-                assert_eq!(all, [40_001, 40_002, 40_003], "cut at {cut} of {text}");
+                all.extend(ports(&mut next, &bytes[offset..], true));
+                assert_eq!(all, [40_001, 40_002, 40_003], "cut at {cut} of {}", String::from_utf8_lossy(&bytes));
             }
         }
+    }
+
+    #[test]
+    fn a_file_of_batches_says_who_saw_them_what_is_damaged_and_what_is_missing() {
+        let whole = frames();
+        let mut decoder = Decoder::new("x", Options::default());
+        let mut seen_by = Vec::new();
+        decoder.push(&whole[..whole.len() - 1], &mut |sensor, _| seen_by.push(sensor.to_owned())).unwrap();
+        decoder.finish(&mut |_, _| panic!("the last frame has not ended")).unwrap();
+        assert_eq!(seen_by, [OBSERVER; 3]);
+        let part = decoder.part();
+        assert_eq!((part.rows, part.tuples, part.bytes), (3, 3, whole.len() as u64 - 1));
+        assert!(part.held_back > 0, "an account was cut short");
+
+        let mut damaged = whole;
+        damaged[HEADER_LEN + 5] ^= 1;
+        let error = Decoder::new("x", Options::default()).push(&damaged, &mut |_, _| {}).unwrap_err().to_string();
+        assert!(error.starts_with("x: batch 1 at byte 0: checksum"), "{error}");
     }
 
     #[test]

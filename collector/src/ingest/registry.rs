@@ -8,8 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use spanwatch_common::health::PortHealth;
 use spanwatch_common::ledger::Ledger;
-use spanwatch_common::wire::{Batch, Stats};
+use spanwatch_common::wire::Stats;
 use tokio::sync::watch;
+
+use super::Shipment;
 
 /// Most capture ports of one sensor, and letters in the name of one. What is beyond is left out, and counted as malformed.
 const PORTS_MAX: usize = 64;
@@ -92,8 +94,12 @@ pub struct Status {
     pub connects: u64,
     /// New batches.
     pub batches: u64,
-    /// Records in them.
+    /// Records in them, as they came.
     pub records: u64,
+    /// Records that were put together of two halves.
+    pub joined: u64,
+    /// Halves that found no partner.
+    pub lone_halves: u64,
     /// Batches that came again.
     pub repeats: u64,
     /// Batches that never came: the numbers leapt over them.
@@ -154,17 +160,35 @@ impl Registry {
         Ok(Session { sensor: name.to_owned(), boot, resume_after: sensor.durable, standing, number })
     }
 
-    /// Judges a batch, and counts it. Whoever hears `New` must pass it on without fail.
-    pub fn admit(&self, session: &Session, batch: &Batch) -> Admission {
+    /// Judges the batch of this number before it waits for others; counts a repeat. `held` is the last that waits already.
+    pub fn preview(&self, session: &Session, sequence: u64, held: Option<u64>) -> Admission {
+        self.of(session, |sensor| {
+            if sequence > sensor.accepted.max(held.unwrap_or(0)) {
+                return Admission::New;
+            }
+            sensor.status.repeats += 1;
+            Admission::Repeat
+        })
+        .unwrap_or(Admission::Superseded)
+    }
+
+    /// Judges batches of which each was [new](Self::preview), and counts them. Whoever hears `New` must pass them on without fail.
+    ///
+    /// Nothing else can have been accepted since the preview as long as the session speaks for the sensor.
+    pub fn admit(&self, session: &Session, shipment: &Shipment) -> Admission {
+        let Shipment { batch, batches, received, pairs, lone } = shipment;
         self.of(session, |sensor| {
             if batch.sequence <= sensor.accepted {
-                sensor.status.repeats += 1;
+                sensor.status.repeats += batches;
                 return Admission::Repeat;
             }
-            sensor.status.gaps = sensor.status.gaps.saturating_add(batch.sequence - sensor.accepted - 1);
+            let missing = (batch.sequence - sensor.accepted).saturating_sub(*batches);
+            sensor.status.gaps = sensor.status.gaps.saturating_add(missing);
             sensor.accepted = batch.sequence;
-            sensor.status.batches += 1;
-            sensor.status.records += batch.records.len() as u64;
+            sensor.status.batches += batches;
+            sensor.status.records += received;
+            sensor.status.joined += pairs;
+            sensor.status.lone_halves += lone;
             sensor.status.ledger = batch.ledger;
             Admission::New
         })
@@ -252,10 +276,12 @@ impl Sensor {
 
 #[cfg(test)]
 mod tests {
+    use spanwatch_common::wire::Batch;
+
     use super::*;
 
-    fn batch(sequence: u64) -> Batch {
-        Batch { sensor: "plant1".to_owned(), boot: 5, sequence, ..Batch::default() }
+    fn batch(sequence: u64) -> Shipment {
+        Batch { sensor: "plant1".to_owned(), boot: 5, sequence, ..Batch::default() }.into()
     }
 
     #[test]
@@ -276,6 +302,23 @@ mod tests {
         let (_, status) = registry.statuses().remove(0);
         assert!(status.connected, "the first connection's end says nothing about the second");
         assert_eq!((status.batches, status.repeats, status.gaps), (3, 2, 2));
+    }
+
+    #[test]
+    fn batches_that_waited_for_each_other_count_as_what_they_were() {
+        let registry = Registry::default();
+        let session = registry.welcome("plant1", 5, 2).unwrap();
+        let news = [2, 3, 5, 5, 6].map(|sequence| registry.preview(&session, sequence, (sequence >= 5).then_some(3)));
+        assert_eq!(news, [Admission::Repeat, Admission::New, Admission::New, Admission::New, Admission::New]);
+        assert_eq!(registry.preview(&session, 5, Some(5)), Admission::Repeat, "it waits already");
+        let shipment = Shipment { batches: 3, received: 9, pairs: 4, lone: 1, ..batch(6) };
+        assert_eq!(registry.admit(&session, &shipment), Admission::New);
+        assert_eq!(registry.preview(&session, 6, None), Admission::Repeat);
+        let (_, status) = registry.statuses().remove(0);
+        assert_eq!((status.batches, status.gaps, status.repeats), (3, 1, 3), "4 never came");
+        assert_eq!((status.records, status.joined, status.lone_halves), (9, 4, 1));
+        registry.welcome("plant1", 5, 2).unwrap();
+        assert_eq!(registry.preview(&session, 7, None), Admission::Superseded);
     }
 
     #[test]

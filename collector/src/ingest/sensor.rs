@@ -6,24 +6,26 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use spanwatch_common::wire::batch::FORM;
-use spanwatch_common::wire::{self, Ack, Batch, Hello, Message, Reject, RejectCode, VERSION, Welcome};
+use spanwatch_common::wire::{self, Ack, Hello, Message, Reject, RejectCode, VERSION, Welcome};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::hold::Hold;
 use super::registry::{Admission, Fate, Registry, Session};
 use super::settings::IngestSettings;
-use super::{Inquiry, LaterStart, Outlets, stopped, tls};
+use super::{Inquiry, LaterStart, Outlets, Shipment, stopped, tls};
 
 /// The slowest that a frame may arrive.
 const BYTES_PER_SEC_MIN: u64 = 16 << 10;
@@ -272,21 +274,34 @@ impl Ingest {
         }
     }
 
-    /// Takes batches and accounts until the sensor ends or errs.
+    /// Takes batches and accounts until the sensor ends or errs. Given up halfway, it loses nothing: what it holds was never acknowledged.
     async fn hear(&self, stream: &mut (impl AsyncRead + Unpin), session: &Session) -> End {
+        let wait = Duration::from_millis(self.settings.join_wait_millis);
+        let mut hold = Hold::new(wait, self.settings.credit_batches);
         loop {
-            let message = match self.read(stream).await {
+            let message = match self.next(stream, session, &mut hold).await {
                 Ok(message) => message,
                 Err(end) => {
-                    if matches!(end, End::Reject(..)) {
+                    if matches!(end, End::Reject(RejectCode::Protocol, _)) {
                         self.registry.malformed(session);
+                    }
+                    // It is whole and in order, and need not come again.
+                    if let Some(shipment) = hold.release() {
+                        let _ = self.pass_on(shipment, session).await;
                     }
                     return end;
                 }
             };
             match message {
                 Message::Data(batch) if batch.sensor == session.sensor && batch.boot == session.boot && batch.sequence > 0 => {
-                    if let Some(end) = self.take(batch, session).await {
+                    match self.registry.preview(session, batch.sequence, hold.last()) {
+                        Admission::New => {}
+                        Admission::Repeat => continue,
+                        Admission::Superseded => return superseded(),
+                    }
+                    if let Some(shipment) = hold.take(batch, now())
+                        && let Some(end) = self.pass_on(shipment, session).await
+                    {
                         return end;
                     }
                 }
@@ -300,10 +315,26 @@ impl Ingest {
         }
     }
 
-    /// Passes a batch on if it is new. Waits while the store is behind, and with it the sensor.
-    async fn take(&self, batch: Batch, session: &Session) -> Option<End> {
-        let Some(place) = self.outlets.place(batch.records.len()).await else { return Some(End::Done) };
-        match place.send_if_new(batch, |batch| self.registry.admit(session, batch)) {
+    /// The next message; passes on meanwhile what was held long enough.
+    async fn next(&self, stream: &mut (impl AsyncRead + Unpin), session: &Session, hold: &mut Hold) -> Result<Message, End> {
+        let mut message = pin!(self.read(stream)); // never given up halfway, or bytes would be lost
+        while let Some(due) = hold.due() {
+            if let Ok(message) = timeout_at(due, &mut message).await {
+                return message;
+            }
+            if let Some(shipment) = hold.release()
+                && let Some(end) = self.pass_on(shipment, session).await
+            {
+                return Err(end);
+            }
+        }
+        message.await
+    }
+
+    /// Passes batches on if they are new. Waits while the store is behind, and with it the sensor.
+    async fn pass_on(&self, shipment: Shipment, session: &Session) -> Option<End> {
+        let Some(place) = self.outlets.place(shipment.batch.records.len()).await else { return Some(End::Done) };
+        match place.send_if_new(shipment, |shipment| self.registry.admit(session, shipment)) {
             Admission::New | Admission::Repeat => None,
             Admission::Superseded => Some(superseded()),
         }
@@ -333,6 +364,11 @@ impl Ingest {
         timeout(patience, stream.read_exact(&mut body)).await.map_err(slow)?.map_err(gone)?;
         header.message(&body).map_err(nonsense)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the conversation owns its socket and how long it waits")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Sends every new acknowledgement, and repeats the last as a sign of life.

@@ -21,6 +21,10 @@ pub struct IngestSettings {
     /// How many batches a sensor may have under way without acknowledgement. At two commits a second apart and batches of
     /// 4096 records the default lets one sensor send half a million records a second. 1 to 4096.
     pub credit_batches: u32,
+    /// How long records of a sensor that sees the two directions of a flow apart (a card without symmetric hashing, the two fibres of a
+    /// TAP) wait for their other halves, in milliseconds. Alerts about such a sensor come later by it; with less, more halves stay alone.
+    /// 0 joins only what comes in one batch. 0 to 10000.
+    pub join_wait_millis: u64,
 }
 
 impl Default for IngestSettings {
@@ -32,6 +36,7 @@ impl Default for IngestSettings {
             frame_timeout_secs: 10,
             idle_timeout_secs: 60,
             credit_batches: 256,
+            join_wait_millis: 3000,
         }
     }
 }
@@ -51,6 +56,7 @@ impl IngestSettings {
             ("frame_timeout_secs", self.frame_timeout_secs, 1..=300),
             ("idle_timeout_secs", self.idle_timeout_secs, 20..=3600),
             ("credit_batches", u64::from(self.credit_batches), 1..=4096),
+            ("join_wait_millis", self.join_wait_millis, 0..=10_000),
         ];
         for (key, value, range) in numbers {
             if !range.contains(&value) {

@@ -77,7 +77,7 @@ impl Keeper {
     }
 
     async fn take(&mut self, arrival: Arrival) {
-        match self.store.push(Arc::clone(&arrival.batch)).await {
+        match self.store.push_several(Arc::clone(&arrival.batch), arrival.batches).await {
             Ok(Pushed::New) => {
                 drop(arrival);
                 if self.store.wants_commit() && self.failures == 0 {

@@ -104,7 +104,7 @@ impl Line {
         let batch = batch(sequence);
         self.runtime.block_on(async {
             let place = self.outlets.place(batch.records.len()).await.unwrap();
-            place.send_if_new(batch, |_| Admission::New);
+            place.send_if_new(batch.into(), |_| Admission::New);
         });
     }
 

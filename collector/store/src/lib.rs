@@ -182,10 +182,18 @@ impl Store {
     /// # Errors
     /// The table cannot be read to see how far the sensor had come.
     pub fn push(&mut self, batch: Arc<Batch>) -> BoxFuture<'_, Result<Pushed, StoreError>> {
-        Box::pin(self.take(batch))
+        self.push_several(batch, 1)
     }
 
-    async fn take(&mut self, batch: Arc<Batch>) -> Result<Pushed, StoreError> {
+    /// The same, of a batch that was made of `batches` consecutive ones of a sensor and has the number of the last.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_several(&mut self, batch: Arc<Batch>, batches: u64) -> BoxFuture<'_, Result<Pushed, StoreError>> {
+        Box::pin(self.take(batch, batches))
+    }
+
+    async fn take(&mut self, batch: Arc<Batch>, batches: u64) -> Result<Pushed, StoreError> {
         let before = self.progress(&batch.sensor).await?;
         let taken = if batch.boot == before.boot { before.taken } else { 0 };
         if batch.boot < before.boot || batch.sequence <= taken {
@@ -196,7 +204,7 @@ impl Store {
             self.counts.refused += 1;
             return Ok(Pushed::Full);
         }
-        self.counts.missing += batch.sequence - taken - 1;
+        self.counts.missing += (batch.sequence - taken).saturating_sub(batches);
         self.counts.records += batch.records.len() as u64;
         let durable = if batch.boot == before.boot { before.durable } else { 0 };
         self.progress.insert(batch.sensor.clone(), Progress { boot: batch.boot, durable, taken: batch.sequence });

@@ -11,6 +11,14 @@
 //! | `sensor` | string | who saw it: a sensor's name, or the `observer` of a cloud's record |
 //! | `date`, `hour` | date, integer | partition: the UTC hour of `time` |
 //!
+//! Three columns say what a row stands for; NULL in all of them, as in most rows, is one flow of which every packet was looked at:
+//!
+//! | column | |
+//! | --- | --- |
+//! | `sourcePrefixLength`, `destinationPrefixLength` | leading bits of the addresses that count, of either family, in a row that stands for many flows because the sensor's table was full; ports that differed are 0 |
+//! | `samplingPopulation` | one packet in so many was looked at; counters are of those, so multiply for an estimate |
+//! | `flowOneSided` | 1 where only one direction could be seen and its other half was not found: a direction without packets says nothing |
+//!
 //! An address that a cloud's log leaves blank (Traffic Analytics folds public ones away) is NULL. A sensor's `::` is an address.
 //!
 //! A table that an earlier version made lacks the columns of later elements and fields. Its next writer adds them; its files stay as
@@ -369,7 +377,8 @@ mod tests {
                 "reverseOctetDeltaCount reverseLayer2OctetDeltaCount reverseFlowStartNanoseconds reverseFlowEndNanoseconds ",
                 "layer2SegmentId mplsTopLabelStackSection layer2Instance tcpHandshakeRttNanoseconds tcpHandshakeClientRttNanoseconds ",
                 "tcpRetransmissionDeltaCount reverseTcpRetransmissionDeltaCount tcpOutOfOrderDeltaCount reverseTcpOutOfOrderDeltaCount ",
-                "tcpZeroWindowDeltaCount reverseTcpZeroWindowDeltaCount tcpMissedOctetDeltaCount reverseTcpMissedOctetDeltaCount",
+                "tcpZeroWindowDeltaCount reverseTcpZeroWindowDeltaCount tcpMissedOctetDeltaCount reverseTcpMissedOctetDeltaCount ",
+                "samplingPopulation",
             )
         );
         assert_eq!(of(Kept::Bytes).len(), 6, "two ends of the flow, of the tunnel, of ARP");

@@ -333,6 +333,10 @@ mod tests {
         is_of_the_first_release(name) || FIELDS.iter().any(|field| field.name == name)
     }
 
+    fn is_of_the_third_release(name: &str) -> bool {
+        is_of_the_second_release(name) || COLUMNS.iter().take(69).any(|column| column.name == name)
+    }
+
     /// A table with one row, as an earlier version made it: neither the table nor its file has other columns than `is_old` ones.
     async fn make_old_table(directory: &FilePath, is_old: fn(&str) -> bool) {
         let table = locate(directory).unwrap();
@@ -355,9 +359,11 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_table_of_an_earlier_version_is_read_as_it_is_and_gets_its_columns_from_the_next_writer() {
-        for (is_old, columns) in
-            [(is_of_the_first_release as fn(&str) -> bool, 50), (is_of_the_second_release, 50 + FIELDS.len())]
-        {
+        for (is_old, columns) in [
+            (is_of_the_first_release as fn(&str) -> bool, 50),
+            (is_of_the_second_release, 50 + FIELDS.len()),
+            (is_of_the_third_release, 73 + FIELDS.len()),
+        ] {
             let home = tempfile::tempdir().unwrap();
             let directory = home.path().canonicalize().unwrap();
             make_old_table(&directory, is_old).await;
@@ -389,6 +395,9 @@ mod tests {
                 tcp_missed_octets: [u64::MAX, 1 << 40],
                 tunnel: ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()],
                 answered: true,
+                prefix_lengths: [24, 32],
+                sampling_population: 64,
+                one_sided: true,
                 ..record(2)
             };
             let batch = Batch { sensor: "a".to_owned(), boot: 1, sequence: 1, records: vec![new.clone()], ..Batch::default() };

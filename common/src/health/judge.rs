@@ -66,6 +66,10 @@ pub enum SymptomKind {
     GroupOnly,
     /// Packets were lost between the port and the sensor.
     Dropped,
+    /// The sensor looks at a sample of the packets only.
+    Sampled,
+    /// The flow table was full.
+    TableFull,
     /// TCP flows show one side only.
     OneWay,
     /// TCP octets were acknowledged that never came by.
@@ -82,10 +86,12 @@ pub enum SymptomKind {
 
 impl SymptomKind {
     /// Every kind, the worst first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::NoTraffic,
         Self::GroupOnly,
         Self::Dropped,
+        Self::Sampled,
+        Self::TableFull,
         Self::OneWay,
         Self::MissedOctets,
         Self::ErspanGaps,
@@ -100,6 +106,8 @@ impl SymptomKind {
             Self::NoTraffic => "no_traffic",
             Self::GroupOnly => "group_only",
             Self::Dropped => "dropped",
+            Self::Sampled => "sampled",
+            Self::TableFull => "table_full",
             Self::OneWay => "one_way",
             Self::MissedOctets => "missed_octets",
             Self::ErspanGaps => "erspan_gaps",
@@ -115,6 +123,8 @@ impl SymptomKind {
             Self::NoTraffic => "No traffic",
             Self::GroupOnly => "Broadcast and multicast only",
             Self::Dropped => "Packets lost before the sensor",
+            Self::Sampled => "Only a sample is looked at",
+            Self::TableFull => "The flow table is full",
             Self::OneWay => "One side of TCP only",
             Self::MissedOctets => "The mirror loses packets",
             Self::ErspanGaps => "ERSPAN loses packets",
@@ -133,6 +143,8 @@ pub fn judge(before: &Health, after: &Health, over: Duration) -> Vec<Symptom> {
         no_traffic(&delta, over),
         group_only(&delta, over),
         dropped(&delta),
+        sampled(&delta),
+        table_full(&delta),
         one_way(&delta),
         missed_octets(&delta),
         erspan_gaps(&delta),
@@ -173,13 +185,55 @@ fn group_only(delta: &Health, over: Duration) -> Option<Symptom> {
 }
 
 fn dropped(delta: &Health) -> Option<Symptom> {
-    let (count, of) = (delta.dropped, delta.packets + delta.dropped);
+    // What was left out on purpose is told by itself.
+    let lost = delta.dropped.saturating_sub(delta.shed);
+    let (count, of) = (lost, delta.packets + lost);
     (count >= DROPPED_MIN && count.saturating_mul(DROPPED_ONE_IN) >= of).then(|| Symptom {
         kind: SymptomKind::Dropped,
         count,
         of,
         says: format!("{} packets ({} of {}) were lost between the port and the sensor.", grouped(count), percent(count, of), grouped(of)),
         advice: "Mirror less, or make the sensor faster: `spanwatch-sensor doctor` says what this machine lacks, the ledger where they went."
+            .to_owned(),
+    })
+}
+
+fn sampled(delta: &Health) -> Option<Symptom> {
+    let (count, of) = (delta.shed, delta.packets + delta.shed);
+    let left_out = format!("{} packets ({} of {}) were left out on purpose", grouped(count), percent(count, of), grouped(of));
+    let says = match delta.keep_one_in {
+        0 | 1 if count == 0 => return None,
+        0 | 1 => format!("{left_out} for a while; all are looked at again."),
+        one_in => {
+            format!("One packet in {one_in} is looked at, chosen at random, and {left_out}; the counts are those of the sample.")
+        }
+    };
+    Some(Symptom {
+        kind: SymptomKind::Sampled,
+        count,
+        of,
+        says,
+        advice: "Give the sensor more receive queues and cores, raise capture.ring_slots, or mirror less; until then multiply counts by the \
+                 records' sampling population."
+            .to_owned(),
+    })
+}
+
+fn table_full(delta: &Health) -> Option<Symptom> {
+    // Each of them is a packet that found every place taken.
+    let (count, of) = (delta.evicted + delta.in_aggregate, delta.packets);
+    (count > 0).then(|| Symptom {
+        kind: SymptomKind::TableFull,
+        count,
+        of,
+        says: format!(
+            "The flow table was full: {} flows ended early, and {} packets ({} of {}) were metered by prefixes only.",
+            grouped(delta.evicted),
+            grouped(delta.in_aggregate),
+            percent(delta.in_aggregate, of),
+            grouped(of)
+        ),
+        advice: "If a scan or flood fills it, the records with prefix lengths name its source or victim; if not, raise flow_table.flows_max."
             .to_owned(),
     })
 }
@@ -355,9 +409,12 @@ mod tests {
     fn each_symptom_is_found_at_its_threshold_and_not_below() {
         use SymptomKind::*;
         let h = healthy;
-        let cases: [(SymptomKind, Health, Health); 8] = [
+        let cases: [(SymptomKind, Health, Health); 11] = [
             (GroupOnly, Health { group_packets: 99_499, ..h() }, Health { group_packets: 99_500, ..h() }),
             (Dropped, Health { dropped: 9, packets: 1000, ..h() }, Health { dropped: 10, packets: 1000, sliced: 0, ..h() }),
+            (Dropped, Health { dropped: 5_009, shed: 5_000, ..h() }, Health { dropped: 5_015, shed: 5_000, ..h() }),
+            (Sampled, Health { keep_one_in: 1, ..h() }, Health { keep_one_in: 2, ..h() }),
+            (TableFull, h(), Health { evicted: 1, ..h() }),
             (OneWay, Health { tcp_flows_one_way: 99, ..h() }, Health { tcp_flows_one_way: 100, ..h() }),
             (MissedOctets, Health { missed_octets: 50_000, ..h() }, Health { missed_octets: 50_051, ..h() }),
             (
@@ -437,6 +494,31 @@ mod tests {
         assert_eq!(
             found.advice,
             "Mirror one direction only (`rx`) of the VLAN or of its ports, or set flow.dedup = \"on\" at the sensor."
+        );
+    }
+
+    #[test]
+    fn overload_says_what_it_did_to_the_records() {
+        let full = Health { evicted: 12_034, in_aggregate: 25_000, ..healthy() };
+        let found = judge(&Health::default(), &full, MINUTE);
+        assert_eq!(found.iter().map(|symptom| symptom.kind).collect::<Vec<_>>(), [SymptomKind::TableFull]);
+        assert_eq!((found[0].count, found[0].of), (37_034, 100_000));
+        assert_eq!(
+            found[0].says,
+            "The flow table was full: 12,034 flows ended early, and 25,000 packets (25 % of 100,000) were metered by prefixes only."
+        );
+        let sampling = Health { keep_one_in: 4, shed: 300_000, dropped: 300_005, ..healthy() };
+        let found = judge(&Health::default(), &sampling, MINUTE);
+        assert_eq!(found.iter().map(|symptom| symptom.kind).collect::<Vec<_>>(), [SymptomKind::Sampled]);
+        assert_eq!(
+            found[0].says,
+            "One packet in 4 is looked at, chosen at random, and 300,000 packets (75 % of 400,000) were left out on purpose; \
+             the counts are those of the sample."
+        );
+        let over = Health { keep_one_in: 1, ..sampling };
+        assert_eq!(
+            judge(&Health::default(), &over, MINUTE)[0].says,
+            "300,000 packets (75 % of 400,000) were left out on purpose for a while; all are looked at again."
         );
     }
 

@@ -1,6 +1,7 @@
 //! What there is to know about an interface before and while it is captured from.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::af_xdp::syscall;
 use super::{CaptureError, CaptureErrorKind, InForce};
@@ -24,10 +25,16 @@ pub struct Interface {
     pub mtu: u32,
     /// Name of its driver, e.g. "ixgbe"; empty when the kernel does not say.
     pub driver: String,
+    /// What its link carries, in megabits per second; `None` when it does not say.
+    pub speed_mbits: Option<u32>,
     /// RX queues in use; at least 1.
     pub rx_queues: u32,
+    /// What ethtool calls the channels that these are: `combined` or `rx`.
+    pub channels: &'static str,
     /// Whether both directions of a conversation come on the same RX queue.
     pub spread: Spread,
+    /// Fragments of UDP over IPv4 come on another RX queue than whole packets between the same ports.
+    pub parts_fragments: bool,
     /// Receive offloads that change packets.
     pub offloads: Offloads,
 }
@@ -36,13 +43,18 @@ pub struct Interface {
 /// same queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
-    /// There is one queue.
+    /// There is one queue, or the card sends everything to one.
     OneQueue,
     /// By a hash that is the same for both directions.
     Symmetric,
+    /// By such a hash, but of packets of one kind only one end goes into it.
+    OneEnd {
+        /// The kind as ethtool calls it, e.g. `udp4`.
+        kind: &'static str,
+    },
     /// By a hash that differs between the directions; its key has so many octets.
     Asymmetric {
-        /// Length of the key.
+        /// Length of the key; 0 when the card has none or hides it.
         key_len: usize,
     },
     /// The driver does not say.
@@ -76,7 +88,8 @@ impl Interface {
             let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
             return Err(unknown(name, &names));
         };
-        let rx_queues = rx_queues(name);
+        let (rx_queues, channels) = rx_queues(name);
+        let fields = if rx_queues == 1 { Vec::new() } else { hashed_fields(name) };
         Ok(Self {
             name: found.name.clone(),
             index: found.index,
@@ -86,8 +99,13 @@ impl Interface {
             addresses: found.ips.iter().map(ToString::to_string).collect(),
             mtu: syscall::mtu(name).unwrap_or(1500),
             driver: syscall::driver(name).unwrap_or_default(),
+            speed_mbits: in_sysfs(name, found.index, "speed")
+                .and_then(|mbits| u32::try_from(mbits).ok())
+                .filter(|mbits| *mbits > 0),
             rx_queues,
-            spread: if rx_queues == 1 { Spread::OneQueue } else { Spread::of(syscall::receive_hash(name).ok()) },
+            channels,
+            spread: if rx_queues == 1 { Spread::OneQueue } else { Spread::of(syscall::receive_hash(name).ok(), &fields) },
+            parts_fragments: fields.iter().any(|&(kind, bits)| kind == "udp4" && bits & (SOURCE_PORT | DESTINATION_PORT) != 0),
             offloads: Offloads::of(name),
         })
     }
@@ -123,10 +141,11 @@ impl Interface {
             ));
         }
         if in_force != InForce::Packet
-            && let Some(command) = self.spread.command(&self.name)
+            && let Some(command) = self.spread.command(&self.name, self.channels)
         {
             warnings.push(format!(
-                "{}: both directions of a conversation may come on different RX queues and be metered apart; {command}",
+                "{}: both directions of a conversation may come on different RX queues; the records say so, and the collector joins \
+                 them. Better where the card can do it: {command}",
                 self.name
             ));
         }
@@ -139,35 +158,70 @@ impl Interface {
         warnings
     }
 
+    /// Its directory in sysfs; `None` where sysfs is that of another network namespace, or there is none.
+    pub(crate) fn sysfs(&self) -> Option<PathBuf> {
+        in_sysfs(&self.name, self.index, "ifindex").map(|_| Path::new("/sys/class/net").join(&self.name))
+    }
+
+    /// What busy polling wants of the driver: for how many rounds it leaves interrupts off, and for how many nanoseconds at most.
+    pub(crate) fn busy_poll_help(&self) -> (u64, u64) {
+        let read = |file| in_sysfs(&self.name, self.index, file).and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
+        (read("napi_defer_hard_irqs"), read("gro_flush_timeout"))
+    }
+
     /// Packets that the card lost for want of buffers since the interface was made (`rx_missed_errors`); 0 where the kernel does not
     /// say.
     pub(super) fn rx_missed(&self) -> u64 {
-        let read = |file: &str| fs::read_to_string(format!("/sys/class/net/{}/{file}", self.name)).ok()?.trim().parse().ok();
-        // sysfs may be that of another network namespace, with another interface of the same name.
-        if read("ifindex") != Some(u64::from(self.index)) {
-            return 0;
-        }
-        read("statistics/rx_missed_errors").unwrap_or(0)
+        let count = in_sysfs(&self.name, self.index, "statistics/rx_missed_errors");
+        count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
     }
 }
 
+/// What of a packet goes into the hash (`RXH_*` in linux/ethtool.h).
+const SOURCE_ADDRESS: u64 = 1 << 4;
+const DESTINATION_ADDRESS: u64 = 1 << 5;
+const SOURCE_PORT: u64 = 1 << 6;
+const DESTINATION_PORT: u64 = 1 << 7;
+
 impl Spread {
-    fn of(hash: Option<syscall::ReceiveHash>) -> Self {
+    /// Whether both directions of a conversation come on the same queue.
+    pub fn keeps_together(&self) -> bool {
+        matches!(self, Self::OneQueue | Self::Symmetric)
+    }
+
+    /// By the card's hash, and by what of each kind of packet goes into it, as far as the driver says.
+    fn of(hash: Option<syscall::ReceiveHash>, fields: &[(&'static str, u64)]) -> Self {
         let Some(hash) = hash else { return Self::Unknown };
+        if hash.table.windows(2).all(|two| two[0] == two[1]) && !hash.table.is_empty() {
+            return Self::OneQueue;
+        }
         // A Toeplitz key that repeats every 16 bits gives the same hash when addresses and ports change places.
         let repeats = hash.key.len() >= 4 && hash.key.windows(3).all(|three| three[0] == three[2]);
-        if hash.mixed || (hash.toeplitz && repeats) { Self::Symmetric } else { Self::Asymmetric { key_len: hash.key.len() } }
+        if !(hash.mixed || hash.toeplitz && repeats) {
+            return Self::Asymmetric { key_len: hash.key.len() };
+        }
+        let has_one_end = |bits: u64| {
+            [(SOURCE_ADDRESS, DESTINATION_ADDRESS), (SOURCE_PORT, DESTINATION_PORT)]
+                .into_iter()
+                .any(|(source, destination)| (bits & source != 0) != (bits & destination != 0))
+        };
+        match fields.iter().find(|(_, bits)| has_one_end(*bits)) {
+            Some(&(kind, _)) => Self::OneEnd { kind },
+            None => Self::Symmetric,
+        }
     }
 
     /// The command that brings both directions together; `None` when they are.
-    pub fn command(&self, name: &str) -> Option<String> {
+    pub fn command(&self, name: &str, channels: &str) -> Option<String> {
         match self {
             Self::OneQueue | Self::Symmetric => None,
+            Self::OneEnd { kind } => Some(format!("ethtool -N {name} rx-flow-hash {kind} sdfn")),
             Self::Asymmetric { key_len } if *key_len >= 4 => {
                 let key: Vec<&str> = ["6d", "5a"].into_iter().cycle().take(*key_len).collect();
                 Some(format!("ethtool -X {name} hfunc toeplitz hkey {}", key.join(":")))
             }
-            Self::Asymmetric { .. } | Self::Unknown => Some(format!("ethtool -L {name} combined 1")),
+            Self::Asymmetric { .. } => Some(format!("ethtool -X {name} xfrm symmetric-xor")),
+            Self::Unknown => Some(format!("ethtool -L {name} {channels} 1")),
         }
     }
 }
@@ -219,14 +273,30 @@ fn unknown(name: &str, names: &[&str]) -> CaptureError {
     }
 }
 
-/// By ethtool, else by sysfs, else one.
-fn rx_queues(name: &str) -> u32 {
-    if let Ok(queues @ 1..) = syscall::rx_channels(name) {
-        return queues;
+/// A number that sysfs has for the interface. sysfs may be that of another network namespace, with another interface of the same name:
+/// then there is none.
+fn in_sysfs(name: &str, index: u32, file: &str) -> Option<i64> {
+    let read = |file: &str| fs::read_to_string(format!("/sys/class/net/{name}/{file}")).ok()?.trim().parse().ok();
+    if read("ifindex") == Some(i64::from(index)) { read(file) } else { None }
+}
+
+/// What of each kind of packet goes into the receive hash, for the kinds that the driver tells of.
+fn hashed_fields(name: &str) -> Vec<(&'static str, u64)> {
+    // By their numbers in linux/ethtool.h: TCP_V4_FLOW and so on.
+    let kinds = [("tcp4", 1), ("udp4", 2), ("tcp6", 5), ("udp6", 6)];
+    kinds.into_iter().filter_map(|(kind, number)| Some((kind, syscall::hashed_fields(name, number).ok()?))).collect()
+}
+
+/// How many there are, and what ethtool calls them: by ethtool, else by sysfs, else one.
+fn rx_queues(name: &str) -> (u32, &'static str) {
+    match syscall::rx_channels(name) {
+        Ok((rx @ 1.., 0)) => return (rx, "rx"),
+        Ok((rx, combined)) if combined > 0 => return (rx + combined, "combined"),
+        Ok(_) | Err(_) => {}
     }
     let queues = fs::read_dir(format!("/sys/class/net/{name}/queues")).into_iter().flatten().flatten();
     let receive = queues.filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-")).count();
-    u32::try_from(receive.max(1)).unwrap_or(1)
+    (u32::try_from(receive.max(1)).unwrap_or(1), "combined")
 }
 
 #[cfg(test)]
@@ -254,14 +324,41 @@ mod tests {
         assert_eq!(usual.command("eno2", InForce::AfXdpCopy), None);
     }
 
+    fn hash(key: &[u8]) -> syscall::ReceiveHash {
+        syscall::ReceiveHash { key: key.to_vec(), toeplitz: true, ..syscall::ReceiveHash::default() }
+    }
+
     #[test]
     fn a_key_that_repeats_every_16_bits_keeps_directions_together() {
-        let hash = |key: &[u8], mixed| Some(syscall::ReceiveHash { key: key.to_vec(), toeplitz: true, mixed });
-        assert_eq!(Spread::of(hash(&[0x6d, 0x5a, 0x6d, 0x5a], false)), Spread::Symmetric);
-        assert_eq!(Spread::of(hash(&[0x6d, 0x5a, 0x56, 0xda], true)), Spread::Symmetric);
-        let usual = Spread::of(hash(&[0x6d, 0x5a, 0x56, 0xda], false));
-        assert_eq!(usual.command("eno2").as_deref(), Some("ethtool -X eno2 hfunc toeplitz hkey 6d:5a:6d:5a"));
-        assert_eq!(Spread::of(None).command("eno2").as_deref(), Some("ethtool -L eno2 combined 1"));
+        assert_eq!(Spread::of(Some(hash(&[0x6d, 0x5a, 0x6d, 0x5a])), &[]), Spread::Symmetric);
+        let usual = hash(&[0x6d, 0x5a, 0x56, 0xda]);
+        let spread = Spread::of(Some(usual.clone()), &[]);
+        assert_eq!(spread.command("eno2", "combined").as_deref(), Some("ethtool -X eno2 hfunc toeplitz hkey 6d:5a:6d:5a"));
+        let mixed = syscall::ReceiveHash { mixed: true, ..usual.clone() };
+        assert_eq!(Spread::of(Some(mixed), &[]), Spread::Symmetric);
+        let hidden = Spread::of(Some(hash(&[])), &[]);
+        assert_eq!(hidden.command("eno2", "combined").as_deref(), Some("ethtool -X eno2 xfrm symmetric-xor"));
+        assert_eq!(Spread::of(None, &[]).command("eno2", "combined").as_deref(), Some("ethtool -L eno2 combined 1"));
+        assert!(!spread.keeps_together());
+    }
+
+    #[test]
+    fn a_table_that_names_one_queue_keeps_directions_together_whatever_the_key() {
+        let usual = hash(&[0x6d, 0x5a, 0x56, 0xda]);
+        let all_to = |table: &[u32]| Spread::of(Some(syscall::ReceiveHash { table: table.to_vec(), ..usual.clone() }), &[]);
+        assert_eq!(all_to(&[3, 3, 3, 3]), Spread::OneQueue);
+        assert_eq!(all_to(&[0, 1, 0, 1]), Spread::Asymmetric { key_len: 4 });
+    }
+
+    #[test]
+    fn one_end_in_the_hash_parts_the_directions_of_that_kind() {
+        const BOTH: u64 = SOURCE_ADDRESS | DESTINATION_ADDRESS;
+        let of = |udp4: u64| Spread::of(Some(hash(&[0x6d, 0x5a, 0x6d, 0x5a])), &[("tcp4", BOTH), ("udp4", udp4)]);
+        assert_eq!(of(BOTH), Spread::Symmetric, "TCP with ports or UDP without: each is symmetric in itself");
+        assert_eq!(of(BOTH | SOURCE_PORT | DESTINATION_PORT), Spread::Symmetric);
+        for one_end in [SOURCE_ADDRESS, BOTH | DESTINATION_PORT] {
+            assert_eq!(of(one_end).command("eno2", "combined").as_deref(), Some("ethtool -N eno2 rx-flow-hash udp4 sdfn"));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! NIC ▷ AF_PACKET ring ▷ libpcap ▷ packet::Packet                     ├▷ Frame ▷ decode
 //! ```
 //!
-//! [`open`] takes the settings, falls down the chain that they allow (zero-copy, copy, generic XDP, libpcap) and says
+//! [`open_port`] takes an interface of the settings, falls down the chain that they allow (zero-copy, copy, generic XDP, libpcap) and says
 //! where it landed. It gives one [`Source`] per worker thread.
 //!
 //! # Nothing gets lost silently
@@ -145,6 +145,21 @@ pub trait Capture {
     /// The kernel does not give its counters.
     fn losses(&mut self) -> Result<Losses, CaptureError>;
 
+    /// From now on takes in one packet in `one_in` only, chosen at random, or fewer where the settings say so; those left out are counted as
+    /// `dropped.shed`. False when this capture cannot choose. Packets that wait in a ring were chosen at the rate before.
+    ///
+    /// # Errors
+    /// The kernel refuses; the rate stays.
+    fn sample(&mut self, one_in: u32) -> Result<bool, CaptureError> {
+        let _ = one_in;
+        Ok(false)
+    }
+
+    /// Whether frames carry a time of their own; otherwise theirs is the `now` of [`drain`](Self::drain).
+    fn stamps(&self) -> bool {
+        true
+    }
+
     /// How it captures, for people, e.g. `af_xdp native copy on mon0 queue 0, 32768 slots, huge pages`.
     fn describe(&self) -> &str;
 }
@@ -215,6 +230,8 @@ pub enum InForce {
 /// An opened capture.
 #[derive(Debug)]
 pub struct Opened {
+    /// The interface, as it was found.
+    pub interface: Interface,
     /// One for each worker thread.
     pub sources: Vec<Source>,
     /// Where the chain ended.
@@ -225,16 +242,33 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
-/// Opens the interface of the settings in the best way that the settings, the driver and the kernel allow.
+impl Opened {
+    /// Whether a worker may see one direction only of a conversation: the port is a fibre of a TAP, or its queues do not keep the
+    /// directions together.
+    pub fn is_one_sided(&self, settings: &Settings) -> bool {
+        settings.tap || self.sources.len() > 1 && !self.interface.spread.keeps_together()
+    }
+}
+
+/// Opens the first interface of the settings; see [`open_port`].
+///
+/// # Errors
+/// As [`open_port`].
+pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
+    open_port(settings.ports()[0], settings)
+}
+
+/// Opens the interface called `name`, one of those in the settings, in the best way that the settings, the driver and the kernel allow.
 ///
 /// # Errors
 /// There is no such interface, it is down, or nothing that `mode` allows works; says what to do.
-pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
-    let interface = Interface::find(&settings.interface)?;
+pub fn open_port(name: &str, settings: &Settings) -> Result<Opened, CaptureError> {
+    let interface = Interface::find(name)?;
     interface.require_up()?;
+    let ports = u32::try_from(settings.ports().len()).unwrap_or(1);
     let refused = match settings.mode {
         Mode::Packet => None,
-        Mode::Auto | Mode::AfXdp => match af_xdp::open(&interface, settings) {
+        Mode::Auto | Mode::AfXdp => match af_xdp::open(&interface, settings, ports) {
             Ok((sources, hook, zero_copy)) => {
                 let in_force = match hook {
                     Hook::Native if zero_copy => InForce::AfXdpZeroCopy,
@@ -246,6 +280,7 @@ pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
                     in_force,
                     why: in_force.why(&interface.driver),
                     warnings: interface.warnings(in_force),
+                    interface,
                 });
             }
             Err(error) if settings.mode == Mode::AfXdp => return Err(error),
@@ -263,6 +298,7 @@ pub fn open(settings: &Settings) -> Result<Opened, CaptureError> {
         in_force: InForce::Packet,
         why: refused.map_or_else(|| InForce::Packet.why(""), |error| format!("AF_XDP does not work here: {error}")),
         warnings: interface.warnings(InForce::Packet),
+        interface,
     })
 }
 
@@ -314,6 +350,20 @@ impl Capture for Source {
         match self {
             Self::AfXdp(source) => source.losses(),
             Self::Packet(source) => source.losses(),
+        }
+    }
+
+    fn sample(&mut self, one_in: u32) -> Result<bool, CaptureError> {
+        match self {
+            Self::AfXdp(source) => source.sample(one_in),
+            Self::Packet(source) => source.sample(one_in),
+        }
+    }
+
+    fn stamps(&self) -> bool {
+        match self {
+            Self::AfXdp(source) => source.stamps(),
+            Self::Packet(source) => source.stamps(),
         }
     }
 

@@ -73,6 +73,47 @@ impl Way {
     }
 }
 
+/// The key of an IPv4 flow that is told apart by addresses, ports, protocol and VLAN alone, in two words. No two keys have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortKey {
+    /// Address of endpoint a in the upper half, of b in the lower.
+    pub addresses: u64,
+    /// From the lowest bit on: port of b, port of a, VID of the outer tag (16 bits each), protocol.
+    pub rest: u64,
+}
+
+impl ShortKey {
+    /// The short form of a key; none if the key says more.
+    #[inline]
+    pub fn of(key: &FlowKey) -> Option<Self> {
+        let v4 = |end: &[u8; 16]| {
+            let word = u128::from_be_bytes(*end);
+            (word >> 32 == 0xffff).then_some(word as u64 & 0xffff_ffff)
+        };
+        if key.kind != Kind::Ipv4 as u8 || key.customer_vlan | key.detail != 0 || key.context != 0 {
+            return None;
+        }
+        let addresses = v4(&key.a)? << 32 | v4(&key.b)?;
+        let ports = u64::from(key.a_port) << 16 | u64::from(key.b_port);
+        Some(Self { addresses, rest: ports | u64::from(key.vlan) << 32 | u64::from(key.protocol) << 48 })
+    }
+
+    /// The key of a packet by the headers of IPv4 and transport, and which end sent it.
+    ///
+    /// `addresses` and `ports` are source and destination as they stand in the headers, source in the upper half; `rest` has what
+    /// [`rest`](Self::rest) has beside the ports.
+    #[inline(always)]
+    pub(super) const fn between(addresses: u64, ports: u32, rest: u64) -> (Self, Way) {
+        let turned = addresses.rotate_left(32);
+        // Only a host that speaks with itself is sorted by ports.
+        let is_turned = if addresses == turned { ports > ports.rotate_left(16) } else { addresses > turned };
+        // Without a jump: half of them would be guessed wrong.
+        let ports = ports.rotate_left(16 * is_turned as u32);
+        let addresses = addresses.rotate_left(32 * is_turned as u32);
+        (Self { addresses, rest: rest | ports as u64 }, if is_turned { Way::FromB } else { Way::FromA })
+    }
+}
+
 /// One end of a packet, before the ends are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Endpoint {

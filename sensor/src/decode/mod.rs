@@ -11,6 +11,7 @@ mod layer2;
 mod plain;
 mod settings;
 mod tunnel;
+mod update;
 mod walk;
 
 use spanwatch_common::encapsulation::Encapsulations;
@@ -19,10 +20,13 @@ use spanwatch_common::ledger;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
-pub use key::{FlowKey, Kind, Way};
+pub use key::{FlowKey, Kind, ShortKey, Way};
+pub use plain::Found;
 pub use settings::{DecodeSettings, Rules};
+pub use update::Update;
 
 use crate::capture::Frame;
+use crate::flow_table::KeyHasher;
 
 /// What was understood of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,21 +204,24 @@ pub enum Undecodable {
 /// Why the frame cannot be metered at all.
 #[inline]
 pub fn decode(frame: &Frame<'_>, rules: &Rules, around: &mut Around) -> Result<Packet, Undecodable> {
-    let mut packet = Packet::blank(frame.at, 0);
-    if !decode_plain(frame, rules, &mut packet) {
-        return decode_any(frame, rules, around);
-    }
+    let Some(packet) = decode_plain(frame, rules) else { return decode_any(frame, rules, around) };
     if !packet.encapsulations.is_empty() {
         *around = Around::default(); // a tag says nothing else
     }
     Ok(packet)
 }
 
-/// The short way of [`decode`]: reads Ethernet with at most one tag, IPv4, TCP or UDP, with nothing else around or out of the ordinary,
-/// into `packet`. False, and nothing written, when the frame is anything else, which [`decode_any`] reads.
-#[inline]
-pub fn decode_plain(frame: &Frame<'_>, rules: &Rules, packet: &mut Packet) -> bool {
-    plain::read(frame, rules, packet)
+/// The short way of [`decode`]: reads Ethernet with at most one tag, IPv4, TCP or UDP, with nothing else around or out of the ordinary.
+/// None when the frame is anything else, which [`decode_any`] reads.
+pub fn decode_plain(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
+    plain::packet(frame, rules)
+}
+
+/// Writes into `update` what the packet of [`decode_plain`] adds to its flow, without the rest of it: the way of nearly every packet.
+/// `origin` becomes [`Update::origin`].
+#[inline(always)]
+pub fn update_plain(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    plain::update(frame, rules, hasher, origin, update)
 }
 
 /// The long way of [`decode`].

@@ -4,99 +4,208 @@
 use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
 use spanwatch_common::flow::protocol;
 
-use super::{DONT_FRAGMENT, FlowKey, Packet, Rules};
+use super::{DONT_FRAGMENT, FlowKey, Packet, Rules, ShortKey, TCP_FLAGS, Update};
 use crate::capture::{Frame, Link};
+use crate::flow_table::KeyHasher;
 
 /// IPv4 and TCP without options.
 const HEADERS: usize = 20 + 20;
 /// A PRP trailer (IEC 62439-3) is the only thing behind an IP packet that is looked at.
 const TRAILER_MIN: u32 = 6;
 
-/// Reads a plain packet into `packet`. False, and nothing written, when the frame is anything else.
+/// The headers of a plain packet, of which [`headers`] has made sure that it is one.
+struct Plain<'a> {
+    ethernet: &'a [u8; 14],
+    /// IP and what follows; beyond eight octets that is the transport header of TCP only.
+    ip: &'a [u8; HEADERS],
+    /// The control information of its tag.
+    tag: Option<u16>,
+    frame_octets: u32,
+}
+
+impl Plain<'_> {
+    const fn octet(&self, at: usize) -> u8 {
+        self.ip[at]
+    }
+
+    const fn u16(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.ip[at], self.ip[at + 1]])
+    }
+
+    const fn u32(&self, at: usize) -> u32 {
+        u32::from_be_bytes([self.ip[at], self.ip[at + 1], self.ip[at + 2], self.ip[at + 3]])
+    }
+
+    const fn ip_octets(&self) -> u32 {
+        self.u16(2) as u32
+    }
+
+    const fn protocol(&self) -> u8 {
+        self.octet(9)
+    }
+
+    const fn is_tcp(&self) -> bool {
+        self.protocol() == protocol::TCP
+    }
+
+    /// TCP's own.
+    const fn header_octets(&self) -> u32 {
+        (self.octet(32) >> 4) as u32 * 4
+    }
+
+    /// [`DONT_FRAGMENT`], and TCP's.
+    const fn flags(&self) -> u16 {
+        let dont_fragment = (self.u16(6) & 0x4000) >> 2;
+        if self.is_tcp() { dont_fragment | self.u16(32) & TCP_FLAGS } else { dont_fragment }
+    }
+
+    const fn ethernet_octets(&self) -> u32 {
+        if self.tag.is_some() { 18 } else { 14 }
+    }
+
+    fn encapsulation(&self) -> Option<Encapsulation> {
+        self.tag.map(|tag| if tag & 0x0fff == 0 { Encapsulation::PriorityTag } else { Encapsulation::Vlan })
+    }
+
+    fn vlan(&self, rules: &Rules) -> u16 {
+        if rules.vlan_in_key { self.tag.unwrap_or(0) & 0x0fff } else { 0 }
+    }
+}
+
+/// What was found out about a frame by [`update`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A plain packet.
+    Untagged,
+    /// The same behind a tag with a VLAN.
+    Tagged,
+    /// The same behind a tag without.
+    PriorityTagged,
+    /// Anything else; nothing was written.
+    Other,
+}
+
+/// Writes into `update` what a plain packet adds to its flow. Nearly every packet comes this way, and goes no other.
 ///
-/// In place because this is what nearly every packet goes through, and copying it would be a tenth of the work.
-#[inline]
-pub(super) fn read(frame: &Frame<'_>, rules: &Rules, packet: &mut Packet) -> bool {
-    let Some((ethernet, behind)) = frame.bytes.first_chunk::<{ 14 + HEADERS }>().and_then(|h| h.split_first_chunk::<14>()) else {
-        return false;
+/// Only what is the same for [`Update`] and the frame is left unwritten: [`Update::guess`] is the flow table's.
+#[inline(always)]
+pub(super) fn update(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    let Some(head) = frame.bytes.first_chunk::<{ 14 + HEADERS }>() else { return Found::Other };
+    // Ethertype IPv4, version 4 and five words of header (RFC 791 §3.1), in one look.
+    let begins = u32::from_be_bytes([head[12], head[13], head[14], 0]);
+    if begins == 0x0800_4500
+        && let Some(ip) = head.last_chunk()
+    {
+        let plain = Plain { ethernet: &[0; 14], ip, tag: None, frame_octets: frame.wire_len };
+        let is_plain = frame.wire_len == frame.octets() && is_plain(frame, &plain, rules);
+        return if is_plain { write(frame, &plain, 0, hasher, origin, update) } else { Found::Other };
+    }
+    if begins >> 16 == 0x8100 { update_tagged(frame, rules, hasher, origin, update) } else { Found::Other }
+}
+
+/// The same behind a tag.
+#[inline(never)]
+fn update_tagged(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    let Some(plain) = headers(frame, rules) else { return Found::Other };
+    write(frame, &plain, plain.vlan(rules), hasher, origin, update);
+    if plain.encapsulation() == Some(Encapsulation::Vlan) { Found::Tagged } else { Found::PriorityTagged }
+}
+
+/// Field by field as it is read, so that little has to be remembered.
+#[inline(always)]
+fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    let [.., a, b, c, d, e, f, g, h] = *plain.ip.first_chunk::<20>().unwrap_or(&[0; 20]);
+    let ip_octets = plain.ip_octets();
+    update.at = frame.at;
+    (update.frame_octets, update.ip_octets) = (plain.frame_octets, ip_octets);
+    (update.ttl, update.has_numbers, update.origin) = (plain.octet(8), true, origin);
+    let mut rest = u64::from(plain.protocol()) << 48 | u64::from(vlan) << 32;
+    if plain.is_tcp() {
+        rest = u64::from(protocol::TCP) << 48 | u64::from(vlan) << 32;
+        (update.sequence, update.acknowledgement, update.window) = (plain.u32(24), plain.u32(28), plain.u16(34));
+        update.payload_octets = ip_octets - 20 - plain.header_octets();
+    } else {
+        (update.sequence, update.acknowledgement, update.window, update.payload_octets) = (0, 0, 0, 0);
+    }
+    update.flags = plain.flags();
+    let (key, way) = ShortKey::between(u64::from_be_bytes([a, b, c, d, e, f, g, h]), plain.u32(20), rest);
+    update.way = way;
+    update.hash = hasher.hash_short(key);
+    Found::Untagged
+}
+
+/// All of a plain packet; none when the frame is anything else.
+pub(super) fn packet(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
+    let plain = headers(frame, rules)?;
+    let ip = plain.ip;
+    let (source, destination) = ([ip[12], ip[13], ip[14], ip[15]], [ip[16], ip[17], ip[18], ip[19]]);
+    let (key, way) = FlowKey::between_v4(source, plain.u16(20), destination, plain.u16(22), plain.protocol());
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *plain.ethernet;
+    let mut packet = Packet {
+        key: FlowKey { vlan: plain.vlan(rules), ..key },
+        way,
+        ip_octets: plain.ip_octets(),
+        flags: plain.flags() & DONT_FRAGMENT,
+        ttl: plain.octet(8),
+        class_of_service: plain.octet(1),
+        destination_mac: [d0, d1, d2, d3, d4, d5],
+        source_mac: [s0, s1, s2, s3, s4, s5],
+        vlan_tags: u8::from(plain.tag.is_some()),
+        encapsulations: plain.encapsulation().map_or(Encapsulations::NONE, |kind| Encapsulations::NONE.with(kind)),
+        network_at: plain.ethernet_octets() as u16,
+        is_cut: frame.bytes.len() < plain.frame_octets as usize,
+        ..Packet::blank(frame.at, plain.frame_octets)
     };
-    match [ethernet[12], ethernet[13]] {
-        [0x08, 0x00] => behind.first_chunk().is_some_and(|h| read_ip(frame, rules, ethernet, h, None, packet)),
-        [0x81, 0x00] => read_tagged(frame, rules, ethernet, packet),
+    if plain.is_tcp()
+        && let Some(tcp) = ip.last_chunk()
+    {
+        packet.tcp_flags(plain.u16(32));
+        packet.tcp_numbers(tcp, plain.ip_octets() - 20 - plain.header_octets());
+    }
+    Some(packet)
+}
+
+/// The headers of a plain packet; none when the frame is anything else.
+#[inline]
+fn headers<'a>(frame: &Frame<'a>, rules: &Rules) -> Option<Plain<'a>> {
+    let (ethernet, behind) = frame.bytes.first_chunk::<{ 14 + HEADERS }>()?.split_first_chunk::<14>()?;
+    let (ip, tag) = match [ethernet[12], ethernet[13]] {
+        [0x08, 0x00] => (behind.first_chunk()?, None),
+        [0x81, 0x00] => tagged(frame)?,
+        _ => return None,
+    };
+    let plain = Plain { ethernet, ip, tag, frame_octets: frame.octets() };
+    (plain.octet(0) == 0x45 && is_plain(frame, &plain, rules)).then_some(plain)
+}
+
+/// Whether what follows the first octet of the IP header is that of a plain packet, too.
+#[inline(always)]
+fn is_plain(frame: &Frame<'_>, plain: &Plain<'_>, rules: &Rules) -> bool {
+    // Neither MF nor an offset (RFC 791 §3.1).
+    if plain.u16(6) & 0x3fff != 0 || frame.link != Link::Ethernet {
+        return false;
+    }
+    let ip_octets = plain.ip_octets();
+    if plain.frame_octets >= plain.ethernet_octets() + ip_octets + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb])
+    {
+        return false;
+    }
+    match plain.protocol() {
+        protocol::TCP => plain.header_octets() >= 20 && ip_octets >= 20 + plain.header_octets(),
+        // DNS speaks of its direction, and tunnels have more inside.
+        protocol::UDP => {
+            let (source_port, destination_port) = (plain.u16(20), plain.u16(22));
+            let is_dns = matches!(source_port, 53 | 5353) || matches!(destination_port, 53 | 5353);
+            ip_octets >= 28 && !is_dns && !rules.may_be_tunnel(destination_port)
+        }
         _ => false,
     }
 }
 
 /// The same behind a tag.
-fn read_tagged(frame: &Frame<'_>, rules: &Rules, ethernet: &[u8; 14], packet: &mut Packet) -> bool {
-    let Some(([a, b, 0x08, 0x00], behind)) = frame.bytes[14..].split_first_chunk::<4>() else { return false };
-    let tag = u16::from_be_bytes([*a, *b]) & 0x0fff;
-    behind.first_chunk().is_some_and(|h| read_ip(frame, rules, ethernet, h, Some(tag), packet))
-}
-
-/// The IP packet whose headers are `h`, in a frame that begins with `ethernet`, and the VID of its tag.
-#[inline(always)]
-fn read_ip(
-    frame: &Frame<'_>,
-    rules: &Rules,
-    ethernet: &[u8; 14],
-    h: &[u8; HEADERS],
-    tag: Option<u16>,
-    packet: &mut Packet,
-) -> bool {
-    let ethernet_octets = if tag.is_some() { 18 } else { 14 };
-    // Version 4 and five words of header; neither MF nor an offset (RFC 791 §3.1).
-    let fragment = u16::from_be_bytes([h[6], h[7]]);
-    if h[0] != 0x45 || fragment & 0x3fff != 0 || frame.link != Link::Ethernet {
-        return false;
-    }
-    let ip_octets = u32::from(u16::from_be_bytes([h[2], h[3]]));
-    let frame_octets = frame.octets();
-    if frame_octets >= ethernet_octets + ip_octets + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb]) {
-        return false;
-    }
-    let (source_port, destination_port) = (u16::from_be_bytes([h[20], h[21]]), u16::from_be_bytes([h[22], h[23]]));
-    let protocol = h[9];
-    let header_octets = u32::from(h[32] >> 4) * 4;
-    let is_tcp = protocol == protocol::TCP;
-    let is_whole = match protocol {
-        protocol::TCP => header_octets >= 20 && ip_octets >= 20 + header_octets,
-        // DNS speaks of its direction, and tunnels have more inside.
-        protocol::UDP => {
-            let is_dns = matches!(source_port, 53 | 5353) || matches!(destination_port, 53 | 5353);
-            ip_octets >= 28 && !is_dns && !rules.may_be_tunnel(destination_port)
-        }
-        _ => false,
-    };
-    if !is_whole {
-        return false;
-    }
-    let (source, destination) = ([h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]);
-    let (key, way) = FlowKey::between_v4(source, source_port, destination, destination_port, protocol);
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *ethernet;
-    *packet = Packet {
-        key,
-        way,
-        ip_octets,
-        flags: (fragment & 0x4000) >> 2,
-        ttl: h[8],
-        class_of_service: h[1],
-        destination_mac: [d0, d1, d2, d3, d4, d5],
-        source_mac: [s0, s1, s2, s3, s4, s5],
-        network_at: ethernet_octets as u16,
-        is_cut: frame.bytes.len() < frame_octets as usize,
-        ..Packet::blank(frame.at, frame_octets)
-    };
-    if is_tcp && let Some(tcp) = h.last_chunk() {
-        packet.tcp_flags(u16::from_be_bytes([h[32], h[33]]));
-        packet.tcp_numbers(tcp, ip_octets - 20 - header_octets);
-    }
-    if let Some(id) = tag {
-        packet.vlan_tags = 1;
-        packet.encapsulations = Encapsulations::NONE.with(if id == 0 { Encapsulation::PriorityTag } else { Encapsulation::Vlan });
-        packet.key.vlan = if rules.vlan_in_key { id } else { 0 };
-    }
-    true
+fn tagged<'a>(frame: &Frame<'a>) -> Option<(&'a [u8; HEADERS], Option<u16>)> {
+    let ([a, b, 0x08, 0x00], behind) = frame.bytes.get(14..)?.split_first_chunk::<4>()? else { return None };
+    Some((behind.first_chunk()?, Some(u16::from_be_bytes([*a, *b]))))
 }
 
 // DF is 0x4000 in the header.

@@ -115,16 +115,16 @@ impl Dedup {
         }
     }
 
-    /// Whether anybody looks for copies at present.
+    /// Packets before this time are not looked at.
     #[inline]
-    pub fn is_looking(&self, at: Timestamp) -> bool {
-        at >= self.wake
+    pub const fn wake(&self) -> Timestamp {
+        self.wake
     }
 
     /// Why the packet in `frame` is to be removed; none when it counts. `around` says what was around it.
     #[inline]
     pub fn removes(&mut self, frame: &[u8], packet: &Packet, around: &Around) -> Option<Cause> {
-        if self.is_looking(packet.at) { self.look(frame, packet, around) } else { None }
+        if packet.at >= self.wake { self.look(frame, packet, around) } else { None }
     }
 
     /// Packet time may start anywhere after this: the clock was set.

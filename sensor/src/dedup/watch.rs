@@ -8,8 +8,10 @@ use spanwatch_common::time::Timestamp;
 const BURST_EVERY: Duration = Duration::from_secs(1);
 /// ... for at least this long ...
 const BURST: Duration = Duration::from_millis(100);
-/// ... and at least so many packets, so that a slow port is looked at as a whole.
+/// ... and at least so many packets, so that a slow port is looked at as a whole ...
 const BURST_PACKETS: u64 = 64;
+/// ... but no more than so many, which are enough to judge by, so that a fast port loses no time.
+const BURST_PACKETS_MAX: u64 = 4096;
 /// Nothing is decided on fewer packets than this.
 const PACKETS_MIN: u64 = 100;
 /// This share of duplicates, in ‰, over [`ON_AFTER`] turns removal on. A mirror of both directions gives 500.
@@ -57,7 +59,8 @@ impl Watch {
             return None;
         }
         self.burst.add(at, is_copy);
-        let is_over = at.since(self.burst.began) >= BURST && self.burst.examined >= BURST_PACKETS;
+        let examined = self.burst.examined;
+        let is_over = at.since(self.burst.began) >= BURST && examined >= BURST_PACKETS || examined >= BURST_PACKETS_MAX;
         is_over.then(|| std::mem::take(&mut self.burst).began.plus(BURST_EVERY))
     }
 }

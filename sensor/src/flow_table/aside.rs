@@ -1,13 +1,11 @@
 //! What only some flows need: counters that outgrew their line, and what TCP remembers of a gap.
 //!
-//! An aside is taken from a pool when a flow first needs one and given back with the record of the slice, unless a gap is still open.
-//! There is one for each flow that the table may hold, so the pool is never empty; memory is touched only up to the most that were
-//! ever in use at once.
+//! An aside is taken from a [`Pool`] when a flow first needs one and given back with the record of the slice, unless a gap is still open.
 
 use bytemuck::{Pod, Zeroable};
 use spanwatch_common::time::Timestamp;
 
-use super::memory::Slots;
+use super::pool::Pool;
 
 /// Pairs are indexed by [`Way`](crate::decode::Way). Counters are those of the current slice.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -47,7 +45,7 @@ pub(super) struct Gaps {
     pub(super) since: Timestamp,
 }
 
-static EMPTY: Aside = Aside {
+pub(super) static EMPTY: Aside = Aside {
     packets: [0; 2],
     ip_octets: [0; 2],
     overhead: [0; 2],
@@ -58,41 +56,28 @@ static EMPTY: Aside = Aside {
     gaps: [Gaps::NONE; 2],
 };
 
-/// The pool. Number 0 stands for no aside.
-pub(super) struct Asides {
-    slots: Slots<Aside>,
-    /// The last one given back; its `packets[0]` has the number of the one given back before it.
-    free: u32,
-    /// How many were ever in use.
-    touched: u32,
-}
+/// The asides of all flows, by the number that the flow's cold part has; number 0 stands for none.
+pub(super) struct Asides(Pool<Aside>);
 
 impl Asides {
-    /// A pool of as many as there may be flows.
+    /// As many as there may be flows.
     pub(super) fn new(flows_max: usize) -> std::io::Result<Self> {
-        Ok(Self { slots: Slots::new(flows_max)?, free: 0, touched: 0 })
+        Pool::new(flows_max).map(Self)
     }
 
     /// The aside of a flow, whose part in the table holds `number`; taken from the pool if it has none.
     pub(super) fn of(&mut self, number: &mut u32) -> &mut Aside {
         if *number == 0 {
-            if self.free == 0 {
-                self.touched += 1;
-                *number = self.touched;
-            } else {
-                *number = self.free;
-                self.free = self.slots.as_slice()[self.free as usize - 1].packets[0] as u32; // a number that was put there
-            }
-            self.slots.as_mut_slice()[*number as usize - 1] = EMPTY;
+            *number = self.0.put(EMPTY);
         }
-        &mut self.slots.as_mut_slice()[*number as usize - 1]
+        self.0.get_mut(*number)
     }
 
     /// The aside of a flow, or an empty one.
     pub(super) fn get(&self, number: u32) -> &Aside {
         match number {
             0 => &EMPTY,
-            number => &self.slots.as_slice()[number as usize - 1],
+            number => self.0.get(number),
         }
     }
 
@@ -101,7 +86,7 @@ impl Asides {
         if *number == 0 {
             return;
         }
-        let aside = &mut self.slots.as_mut_slice()[*number as usize - 1];
+        let aside = self.0.get_mut(*number);
         if aside.gaps.iter().any(|gaps| gaps.missing > 0) {
             *aside = Aside { gaps: aside.gaps, ..EMPTY };
         } else {
@@ -112,8 +97,7 @@ impl Asides {
     /// Gives the aside of a flow back, if it has one.
     pub(super) fn give_back(&mut self, number: &mut u32) {
         if *number != 0 {
-            self.slots.as_mut_slice()[*number as usize - 1].packets[0] = u64::from(self.free);
-            self.free = std::mem::take(number);
+            self.0.give_back(std::mem::take(number));
         }
     }
 }

@@ -2,103 +2,126 @@
 
 use std::time::Duration;
 
-use spanwatch_common::flow::{FlowEndReason, FlowRecord, FlowState, protocol, tcp};
+use spanwatch_common::flow::{FlowEndReason, FlowState, protocol, tcp};
 use spanwatch_common::time::Timestamp;
 
-use super::hash::KeyHash;
+use super::aside::Aside;
+use super::records::{Cause, Records};
 use super::settings::Timeouts;
-use super::slab::Place;
-use super::slot::{self, BEGUN, Cold, EARLIER, EXPECTS_ACK, FIN_SEEN, Hot, SEVERAL};
+use super::slot::{self, BEGUN, Cold, EARLIER, Hot, SEVERAL};
 use super::{FlowTable, SWEEP, Slice};
-use crate::decode::Packet;
+use crate::decode::Update;
 
 impl FlowTable {
     /// Moves everything that is due at `now` into `out`: Begin records of new flows, Continue records of slices that are over, End
     /// records of flows that have been silent too long.
     ///
     /// Looks at a share of the table that grows with the time since the last call, so that every flow is looked at once a second.
-    pub fn expire(&mut self, now: Timestamp, out: &mut Vec<FlowRecord>) {
-        if now >= self.slice.end {
-            self.slice = self.slice_of(now);
-        }
-        while self.newborn.front().is_some_and(|newborn| newborn.due <= now) {
-            self.begin_oldest(out);
-        }
-        let slots = self.slab.slots();
+    pub fn expire(&mut self, now: Timestamp, out: &mut Records) {
+        self.begin_due(now, out);
+        let slots = self.slab.touched();
         let since = now.since(self.swept).min(SWEEP);
         let share = (slots as u128 * since.as_nanos() / SWEEP.as_nanos()) as usize;
-        if share == 0 {
+        if share == 0 && since < SWEEP {
             return;
         }
         self.swept = now;
-        let end = self.cursor + share;
+        let end = self.cursor.min(slots) + share;
         self.sweep(self.cursor, end.min(slots), now, out);
         if end >= slots {
             self.talkers.publish();
             self.sweep(0, end - slots, now, out);
         }
-        self.cursor = end % slots;
+        self.cursor = if end >= slots { end - slots } else { end };
+    }
+
+    /// The same, and looks at every flow: what comes out then depends on packets and `now` alone, not on where flows stand.
+    pub fn expire_all(&mut self, now: Timestamp, out: &mut Records) {
+        self.begin_due(now, out);
+        self.swept = now;
+        self.cursor = 0;
+        self.sweep(0, self.slab.touched(), now, out);
+        self.talkers.publish();
+    }
+
+    /// Makes the Begin records that are due, and all of aggregates, as [`expire`](Self::expire) does first.
+    pub fn begin_due(&mut self, now: Timestamp, out: &mut Records) {
+        out.observed_by(self.observer);
+        self.advance(now);
+        while self.newborn.front().is_some_and(|newborn| newborn.due <= now) {
+            self.begin_oldest(out);
+        }
+        let before = out.made().len();
+        self.counts.exported += self.aggregates.expire(now, out.made());
+        self.counts.flows.records += (out.made().len() - before) as u64;
     }
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
-    pub fn flush(&mut self, reason: FlowEndReason, out: &mut Vec<FlowRecord>) {
+    pub fn flush(&mut self, reason: FlowEndReason, out: &mut Records) {
+        out.observed_by(self.observer);
         let mut from = 0;
-        while let Some(at) = self.slab.next_taken(from, self.slab.slots()) {
+        while let Some(at) = self.slab.next_taken(from, self.slab.touched()) {
             self.end(at, reason, out);
-            from = at; // another flow may have moved here
+            from = at + 1;
         }
+        let before = out.made().len();
+        self.counts.exported += self.aggregates.flush(reason, out.made());
+        self.counts.flows.records += (out.made().len() - before) as u64;
         self.newborn.clear();
         self.slice = Slice::default();
-        (self.newest, self.swept) = (Timestamp::NONE, Timestamp::NONE);
+        (self.newest, self.swept, self.room_since) = (Timestamp::NONE, Timestamp::NONE, Timestamp::NONE);
     }
 
-    pub(super) fn begin_oldest(&mut self, out: &mut Vec<FlowRecord>) {
+    pub(super) fn begin_oldest(&mut self, out: &mut Records) {
         let Some(newborn) = self.newborn.pop_front() else { return };
-        let Place::Found(at) = self.slab.find(newborn.hash) else { return };
-        if self.slab.both(at).1.flow_id == newborn.flow_id {
+        let at = newborn.slot as usize;
+        // The flow may be gone, and another stand there.
+        if self.slab.next_taken(at, at + 1).is_some() && self.slab.both(at).1.flow_id == newborn.flow_id {
             self.begin(at, out);
         }
     }
 
     /// Makes the Begin record of a flow, unless it was made.
-    fn begin(&mut self, at: usize, out: &mut Vec<FlowRecord>) {
+    fn begin(&mut self, at: usize, out: &mut Records) {
         let cold = self.slab.both_mut(at).1;
         if cold.life & BEGUN != 0 {
             return;
         }
         cold.life |= BEGUN;
-        let mut record = self.record(at);
-        record.state = FlowState::Begin;
-        (record.packets, record.octets, record.layer2_octets) = ([0; 2], [0; 2], [0; 2]);
-        (record.tcp_retransmissions, record.tcp_out_of_order) = ([0; 2], [0; 2]);
-        (record.tcp_zero_windows, record.tcp_missed_octets) = ([0; 2], [0; 2]);
-        out.push(record);
-        self.counts.flows.records += 1;
+        self.tell(at, FlowState::Begin, FlowEndReason::None, out);
     }
 
-    fn sweep(&mut self, from: usize, to: usize, now: Timestamp, out: &mut Vec<FlowRecord>) {
+    fn sweep(&mut self, from: usize, to: usize, now: Timestamp, out: &mut Records) {
         let mut from = from;
+        // Ends several flows at a time, so that what each needs is fetched while the others are looked at.
+        let mut over = [(0, FlowEndReason::None); 16];
+        let mut waiting = 0;
         while let Some(at) = self.slab.next_taken(from, to) {
             from = at + 1;
             let (hot, cold) = self.slab.both(at);
-            let newest = hot.last[0].max(hot.last[1]);
+            let newest = hot.newest();
             let silent = now.since(newest);
             if silent >= self.timeouts.shortest {
                 let (timeout, reason) = timeout(hot, cold, &self.timeouts);
                 if silent >= timeout {
-                    self.end(at, reason, out);
-                    from = at; // another flow may have moved here
+                    self.slab.prefetch_removal(at, &self.hasher);
+                    over[waiting] = (at, reason);
+                    waiting += 1;
+                    if waiting == over.len() {
+                        waiting = 0;
+                        over.iter().for_each(|&(at, reason)| self.end(at, reason, out));
+                    }
                     continue;
                 }
             }
             if self.talkers.is_watched {
                 self.weigh(at, now);
             }
-            let is_stale = newest < self.slice.start;
-            if is_stale && self.slab.hot(at).packets != [0; 2] {
+            if newest < self.slice.start && !self.slab.hot(at).is_empty() {
                 self.continue_later(at, out);
             }
         }
+        over[..waiting].iter().for_each(|&(at, reason)| self.end(at, reason, out));
     }
 
     /// Puts a flow among the talkers if it has said enough.
@@ -107,38 +130,34 @@ impl FlowTable {
         let aside = self.asides.get(cold.aside);
         let (octets, _) = slot::volume(hot, cold, aside);
         if self.talkers.has_place_for(octets.iter().sum()) {
-            let (talker, first) = slot::talker(hot, cold, aside);
+            let (talker, first) = slot::talker(hot, cold, aside, self.slab.wide_of(cold));
             self.talkers.add(talker, first, now);
         }
     }
 
-    /// Readies a flow that was silent for a while, or whose next connection begins, for `packet`: ends it and opens another if it was
-    /// over, cuts it if `packet` belongs to a later slice. Gives the slot of the flow that the packet belongs to.
+    /// Readies a flow that was silent for a while, or whose next connection begins, for a packet: ends it if it is over, cuts it if the packet
+    /// belongs to a later slice. Whether the flow is still there.
     #[cold]
-    pub(super) fn turn(&mut self, at: usize, packet: &Packet, hash: KeyHash, out: &mut Vec<FlowRecord>) -> usize {
+    pub(super) fn turn(&mut self, at: usize, packet: &Update, out: &mut Records) -> bool {
         if let Some(reason) = self.is_over(at, packet) {
             self.end(at, reason, out);
-            let at = match self.slab.find(hash) {
-                Place::Free(at) => at,
-                Place::Found(_) | Place::Crowded => self.make_room(hash, out),
-            };
-            return self.open(at, packet, hash);
+            return false;
         }
         let hot = self.slab.hot(at);
-        let is_stale = hot.last[0].max(hot.last[1]) < self.slice.start && packet.at >= self.slice.start;
-        if is_stale && hot.packets != [0; 2] {
+        let is_stale = hot.newest() < self.slice.start && packet.at >= self.slice.start;
+        if is_stale && !hot.is_empty() {
             self.continue_later(at, out);
         }
-        at
+        true
     }
 
     /// Whether the flow ended before `packet` came: it was silent for too long and not swept yet, or a new connection begins.
-    fn is_over(&self, at: usize, packet: &Packet) -> Option<FlowEndReason> {
+    fn is_over(&self, at: usize, packet: &Update) -> Option<FlowEndReason> {
         let (hot, cold) = self.slab.both(at);
         if is_reopened(hot, packet) {
             return Some(FlowEndReason::EndOfFlow);
         }
-        let newest = hot.last[0].max(hot.last[1]);
+        let newest = hot.newest();
         // A flow that was opened a moment ago has no time yet.
         if !newest.is_some() {
             return None;
@@ -147,52 +166,62 @@ impl FlowTable {
         (packet.at.since(newest) >= timeout).then_some(reason)
     }
 
-    /// Ends the least valuable flow near the home of `hash`; gives the slot where the newcomer can stand.
+    /// Ends the least valuable of the flows that the hand passes next, if one may go.
     #[cold]
-    pub(super) fn make_room(&mut self, hash: KeyHash, out: &mut Vec<FlowRecord>) -> usize {
-        loop {
-            let value = |&at: &usize| {
-                let (hot, cold) = self.slab.both(at);
-                (value(hot, cold), hot.last[0].max(hot.last[1]))
-            };
-            if let Some(victim) = self.slab.neighbours(hash).min_by_key(value) {
-                self.end(victim, FlowEndReason::LackOfResources, out);
-                self.counts.flows.evicted += 1;
+    pub(super) fn make_room(&mut self, now: Timestamp, out: &mut Records) -> bool {
+        if now.since(self.room_since) >= ROOM_INTERVAL {
+            (self.room_since, self.room_made) = (now, 0);
+        }
+        if self.room_made == ROOM_MAX {
+            return false;
+        }
+        let slots = self.slab.touched();
+        let mut victim = None;
+        // After a round without a victim only a few are looked at: there is none to be had, and packets wait.
+        let looks = if self.barren < slots { LOOKS_MAX } else { LOOKS_BARREN };
+        for _ in 0..looks.min(slots) {
+            let at = if self.hand < slots { self.hand } else { 0 };
+            self.hand = at + 1;
+            self.barren = self.barren.saturating_add(1);
+            let (hot, cold) = self.slab.both(at);
+            let value = value(hot, cold, now, &self.timeouts);
+            if value < Value::Kept && victim.is_none_or(|(least, _)| (value, hot.newest()) < least) {
+                victim = Some(((value, hot.newest()), at));
             }
-            // Where every slot near home was taken, the victim stood among them; unless one from beyond moved in, one is free now.
-            if let Place::Free(at) = self.slab.find(hash) {
-                return at;
+            if value == Value::Over {
+                break;
             }
         }
+        let Some((_, at)) = victim else { return false };
+        self.barren = 0;
+        self.room_made += 1;
+        self.end(at, FlowEndReason::LackOfResources, out);
+        self.counts.flows.evicted += 1;
+        true
     }
 
-    /// What is known of the current slice.
-    fn record(&self, at: usize) -> FlowRecord {
+    /// Puts what is known of the current slice into `out`.
+    fn tell(&mut self, at: usize, state: FlowState, reason: FlowEndReason, out: &mut Records) {
         let (hot, cold) = self.slab.both(at);
-        let mut record = slot::record(hot, cold, self.asides.get(cold.aside), &self.tunnels.named(cold.tunnel));
-        record.observation_point = self.observer.observation_point;
-        record.one_sided = self.observer.one_sided;
-        record.sampling_population = self.sampling_population;
-        if record.ingress_interface == 0 {
-            record.ingress_interface = self.observer.ingress_interface;
-        }
-        record
+        let aside = (cold.aside != 0).then(|| self.asides.get(cold.aside));
+        let wide = self.slab.wide_of(cold).map(|wide| (wide, self.tunnels.named(wide.tunnel)));
+        out.push(hot, cold, aside, wide, Cause { state, reason, sampling_population: self.sampled[0].max(self.sampled[1]) });
+        self.counts.flows.records += 1;
     }
 
     /// Makes a record of the current slice and starts the next one.
-    fn cut(&mut self, at: usize, state: FlowState, reason: FlowEndReason, out: &mut Vec<FlowRecord>) {
-        let mut record = self.record(at);
-        (record.state, record.end_reason) = (state, reason);
-        let packets = record.packets_total();
-        if is_established(&record) {
-            self.health.tcp_flows += 1;
-            self.health.tcp_flows_one_way += u64::from(!record.answered);
-        }
-        self.health.missed_octets += record.tcp_missed_octets.iter().sum::<u64>();
-        self.counts.exported += packets;
-        self.counts.flows.records += 1;
-        out.push(record);
+    fn cut(&mut self, at: usize, state: FlowState, reason: FlowEndReason, out: &mut Records) {
+        self.tell(at, state, reason, out);
         let (hot, cold) = self.slab.both_mut(at);
+        let aside = self.asides.get(cold.aside);
+        let (_, packets) = slot::volume(hot, cold, aside);
+        if is_established(hot, cold, packets) {
+            self.health.tcp_flows += 1;
+            self.health.tcp_flows_one_way += u64::from(!(cold.heard(0) && cold.heard(1)));
+        }
+        self.health.missed_octets += missed_octets(aside);
+        let packets = packets[0] + packets[1];
+        self.counts.exported += packets;
         if packets > 1 || packets == 1 && cold.life & EARLIER != 0 {
             cold.life |= SEVERAL;
         }
@@ -201,75 +230,99 @@ impl FlowTable {
         }
         cold.icmp_error = [0; 2];
         self.asides.next_slice(&mut cold.aside);
-        *hot = Hot {
-            tag: hot.tag,
-            last: hot.last,
-            next_seq: hot.next_seq,
-            flags: hot.flags.map(|flags| flags & (FIN_SEEN | EXPECTS_ACK)),
-            ..bytemuck::Zeroable::zeroed()
-        };
+        hot.next_slice();
     }
 
     /// Makes a Continue record, after the Begin record if that has not been made yet.
-    pub(super) fn continue_later(&mut self, at: usize, out: &mut Vec<FlowRecord>) {
+    pub(super) fn continue_later(&mut self, at: usize, out: &mut Records) {
         self.begin(at, out);
         self.cut(at, FlowState::Continue, FlowEndReason::ActiveTimeout, out);
     }
 
-    pub(super) fn end(&mut self, at: usize, reason: FlowEndReason, out: &mut Vec<FlowRecord>) {
+    pub(super) fn end(&mut self, at: usize, reason: FlowEndReason, out: &mut Records) {
         self.cut(at, FlowState::End, reason, out);
         self.asides.give_back(&mut self.slab.both_mut(at).1.aside);
-        self.slab.remove(at);
+        self.slab.remove(at, &self.hasher);
     }
 
-    pub(super) fn slice_of(&self, at: Timestamp) -> Slice {
-        let start = at.floor(self.timeouts.active);
-        Slice { start, end: start.plus(self.timeouts.active) }
+    /// Goes on to the slice of `at`, unless that is the current one or an earlier one.
+    #[inline]
+    pub(super) fn advance(&mut self, at: Timestamp) {
+        if at >= self.slice.end {
+            let start = at.floor(self.timeouts.active);
+            self.slice = Slice { start, end: start.plus(self.timeouts.active) };
+            self.sampled = [self.sampled[1], self.sampling_rate];
+        }
     }
 }
+
+/// Most flows that give way in each [`ROOM_INTERVAL`]: 100,000 a second. A flood of single packets would else become a record each, and
+/// crowd the records of conversations out of the way to the collector. Aggregates describe it better.
+const ROOM_MAX: u32 = 10_000;
+const ROOM_INTERVAL: Duration = Duration::from_millis(100);
+/// Flows that the hand looks at for one that gives way.
+const LOOKS_MAX: usize = 32;
+/// The same while there is hardly any hope.
+const LOOKS_BARREN: usize = 2;
 
 /// Whether the packet is the SYN of a new connection between the ends of one that is over (RFC 9293 §3.5 lets them).
 #[inline]
-pub(super) fn is_reopened(hot: &Hot, packet: &Packet) -> bool {
-    hot.flags[0] & hot.flags[1] & FIN_SEEN != 0 && packet.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
+pub(super) fn is_reopened(hot: &Hot, packet: &Update) -> bool {
+    hot.is_closed() && packet.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
 }
 
-fn is_closed(hot: &Hot) -> bool {
-    hot.flags[0] & hot.flags[1] & FIN_SEEN != 0
-}
-
-/// Whether a TCP connection said more than SYN, and was answered more than that it is refused, as far as one side can tell.
-fn is_established(record: &FlowRecord) -> bool {
-    record.protocol == protocol::TCP
-        && record
-            .packets
+/// Whether a TCP connection said more than SYN in a slice, and was answered more than that it is refused, as far as one side can tell.
+fn is_established(hot: &Hot, cold: &Cold, packets: [u64; 2]) -> bool {
+    cold.protocol == protocol::TCP
+        && hot
+            .half
             .iter()
-            .zip(record.tcp_flags)
-            .any(|(&packets, flags)| flags & tcp::ACK != 0 && (packets > 1 || flags & (tcp::SYN | tcp::RST) == 0))
+            .zip(packets)
+            .any(|(half, packets)| half.flags & tcp::ACK != 0 && (packets > 1 || half.flags & (tcp::SYN | tcp::RST) == 0))
+}
+
+fn missed_octets(aside: &Aside) -> u64 {
+    aside.missed_octets.iter().sum()
 }
 
 /// What keeping a flow is worth when the table is full; less goes first.
-fn value(hot: &Hot, cold: &Cold) -> u8 {
-    if is_closed(hot) {
-        0
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    /// A TCP connection that is over.
+    Over,
+    /// A SYN that nobody answered.
+    HalfOpen,
+    /// One packet.
+    Single,
+    /// A conversation that has been silent for half of what it may be.
+    Silent,
+    /// A conversation.
+    Kept,
+}
+
+fn value(hot: &Hot, cold: &Cold, now: Timestamp, timeouts: &Timeouts) -> Value {
+    if hot.is_closed() {
+        Value::Over
     } else if cold.is_half_open() {
-        1
+        Value::HalfOpen
     } else if is_single(hot, cold) {
-        2
+        Value::Single
+    } else if now.since(hot.newest()) * 2 >= timeout(hot, cold, timeouts).0 {
+        Value::Silent
     } else {
-        3
+        Value::Kept
     }
 }
 
 /// Whether one packet is all that was ever seen.
 fn is_single(hot: &Hot, cold: &Cold) -> bool {
-    let now = u64::from(hot.packets[0]) + u64::from(hot.packets[1]);
-    cold.life & SEVERAL == 0 && now + u64::from(cold.life & EARLIER != 0) <= 1
+    let now = u32::from(hot.half[0].packets) + u32::from(hot.half[1].packets);
+    cold.life & SEVERAL == 0 && now + u32::from(cold.life & EARLIER != 0) <= 1
 }
 
 fn timeout(hot: &Hot, cold: &Cold, timeouts: &Timeouts) -> (Duration, FlowEndReason) {
-    let timeout = match cold.key.protocol {
-        protocol::TCP if is_closed(hot) => return (timeouts.closed, FlowEndReason::EndOfFlow),
+    let timeout = match cold.protocol {
+        protocol::TCP if hot.is_closed() => return (timeouts.closed, FlowEndReason::EndOfFlow),
         protocol::TCP if cold.is_half_open() => timeouts.half_open,
         protocol::TCP => timeouts.tcp,
         protocol::UDP if is_single(hot, cold) => timeouts.udp_single,

@@ -1,18 +1,22 @@
 //! The flow table: packets in, final records out. Fixed in size, silent about the time of day.
 //!
 //! One table serves one receive queue and one thread. Its memory is taken at the start; nothing on the way of a packet allocates,
-//! locks or reads a clock. What every packet touches fits one cache line for each flow ([`slot`]); a batch of packets has all
-//! its lines fetched before the first is used. Counters that outgrow the line, and what TCP remembers of a gap, stand aside ([`aside`]).
+//! locks or reads a clock. What every packet touches is a line of the [`index`] and a line of its flow ([`slot`]); a batch of packets has
+//! all its lines fetched before the first is used. Counters that outgrow the line, and what TCP remembers of a gap, stand aside ([`aside`]).
 //!
 //! # When the table is full
-//! The newcomer takes the place of a flow near its own: first a TCP connection that is over, then a SYN that nobody answered, then
-//! a flow of one packet, then any other; among equals the one silent longest. That flow ends with flowEndReason 5 and is counted
-//! in [`ledger::Flows::evicted`]. No packet is lost by it.
+//! The newcomer takes the place of another flow among those that a hand passes next: of a TCP connection that is over, else of a SYN that
+//! nobody answered, else of a flow of one packet, else of a conversation that has been silent for half of its timeout; among equals of the
+//! one silent longest. That flow ends with flowEndReason 5 and is counted in [`ledger::Flows::evicted`]. Where none may go, or too many
+//! went in the last tenth of a second, the packet is metered in a flow of prefixes ([`aggregates`]). No packet is lost by either.
 
+mod aggregates;
 mod aside;
 mod hash;
+mod index;
 mod life;
 mod memory;
+mod pool;
 mod records;
 mod settings;
 mod slab;
@@ -24,23 +28,22 @@ mod tunnels;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use spanwatch_common::flow::FlowRecord;
-use spanwatch_common::flow::tcp::ACK;
 use spanwatch_common::health::Health;
 use spanwatch_common::ledger;
 use spanwatch_common::time::Timestamp;
 
+pub use aggregates::{AGGREGATES_MAX, Aggregates};
 pub use hash::{KeyHash, KeyHasher};
 pub use records::Records;
 pub use settings::FlowTableSettings;
 pub use talkers::{TALKERS_MAX, Talker};
 
 use crate::capture::BATCH;
-use crate::decode::{Around, FlowKey, Packet, TCP_FLAGS, Way};
+use crate::decode::{Around, FlowKey, Packet, TCP_FLAGS, Update, Way};
 use aside::Asides;
 use settings::Timeouts;
-use slab::{Place, Slab};
-use slot::{Cold, EXPECTS_ACK, Hot, SEVERAL};
+use slab::Slab;
+use slot::{Cold, SEVERAL};
 use talkers::Talkers;
 use tunnels::Tunnels;
 
@@ -58,7 +61,7 @@ pub struct Observer {
     pub observation_point: u32,
     /// ingressInterface of packets that do not name their own.
     pub ingress_interface: u32,
-    /// Whether the table may see one direction only of a conversation; see [`FlowRecord::one_sided`].
+    /// Whether the table may see one direction only of a conversation; see [`FlowRecord::one_sided`](spanwatch_common::flow::FlowRecord::one_sided).
     pub one_sided: bool,
 }
 
@@ -71,6 +74,8 @@ pub struct Counts {
     pub exported: u64,
     /// Packets more than two seconds older than another before them.
     pub late: u64,
+    /// Metered packets that had no place in the table and are part of an aggregate.
+    pub in_aggregate: u64,
     /// Flows and records.
     pub flows: ledger::Flows,
 }
@@ -79,18 +84,29 @@ pub struct Counts {
 pub struct FlowTable {
     slab: Slab,
     hasher: KeyHasher,
-    flows_max: usize,
     timeouts: Timeouts,
     observer: Observer,
-    sampling_population: u32,
+    /// The highest rate at which packets were left out, in the slice before the current one and in the current one.
+    sampled: [u32; 2],
+    sampling_rate: u32,
     newborn: VecDeque<Newborn>,
+    newborn_max: usize,
+    /// This table's number, and how many tables there are that have the flows between them.
+    share: (u64, u64),
     /// The stretch of time, a multiple of the active timeout, to which new packets belong.
     slice: Slice,
     newest: Timestamp,
     swept: Timestamp,
     cursor: usize,
+    /// Where the search for a flow that gives way goes on, and how many were looked at since one did.
+    hand: usize,
+    barren: usize,
+    /// How many flows gave way of late, and since when that is counted.
+    room_made: u32,
+    room_since: Timestamp,
     counts: Counts,
     asides: Asides,
+    aggregates: Aggregates,
     tunnels: Tunnels,
     talkers: Talkers,
     /// What ICMP errors of the batch under way quoted.
@@ -107,7 +123,7 @@ struct Quoted {
 }
 
 struct Newborn {
-    hash: KeyHash,
+    slot: u32,
     flow_id: u64,
     due: Timestamp,
 }
@@ -126,19 +142,26 @@ impl FlowTable {
     pub fn new(settings: &FlowTableSettings, hasher: KeyHasher, observer: Observer) -> std::io::Result<Self> {
         let timeouts = settings.timeouts();
         Ok(Self {
-            slab: Slab::new(settings.slots().max(slab::PROBE_MAX))?,
+            slab: Slab::new(settings.flows_max)?,
             hasher,
-            flows_max: settings.flows_max,
             timeouts,
             observer,
-            sampling_population: 0,
+            sampled: [0; 2],
+            sampling_rate: 0,
             newborn: VecDeque::with_capacity(NEWBORN_MAX),
+            newborn_max: NEWBORN_MAX,
+            share: (0, 1),
             slice: Slice::default(),
             newest: Timestamp::NONE,
             swept: Timestamp::NONE,
             cursor: 0,
+            hand: 0,
+            barren: 0,
+            room_made: 0,
+            room_since: Timestamp::NONE,
             counts: Counts::default(),
             asides: Asides::new(settings.flows_max)?,
+            aggregates: Aggregates::new(AGGREGATES_MAX, timeouts.active, timeouts.begin, hasher, observer),
             tunnels: Tunnels::new(settings.tunnels_max, timeouts.longest + timeouts.active, hasher),
             talkers: Talkers::default(),
             quoted: Vec::with_capacity(BATCH),
@@ -153,27 +176,35 @@ impl FlowTable {
         counts
     }
 
-    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, all else is zero.
+    /// Flows in the table.
+    pub const fn flows_live(&self) -> u64 {
+        self.slab.len as u64
+    }
+
+    /// What the flows and tunnels say about the mirror so far: of [`Health`] the TCP and ERSPAN counts, and what was done because the table
+    /// was full or packets are sampled; all else is zero.
     pub fn health(&self) -> Health {
-        Health { erspan_packets: self.tunnels.erspan_packets, erspan_gaps: self.tunnels.erspan_gaps, ..self.health }
+        Health {
+            erspan_packets: self.tunnels.erspan_packets,
+            erspan_gaps: self.tunnels.erspan_gaps,
+            evicted: self.counts.flows.evicted,
+            in_aggregate: self.counts.in_aggregate,
+            keep_one_in: u64::from(self.sampling_rate),
+            ..self.health
+        }
     }
 
     /// Packets in the table, added up flow by flow: for proving that [`Counts`] tells the truth.
     pub fn packets_held(&self) -> u64 {
-        let mut held = 0;
+        let mut held = self.aggregates.packets_held();
         let mut from = 0;
-        while let Some(at) = self.slab.next_taken(from, self.slab.slots()) {
+        while let Some(at) = self.slab.next_taken(from, self.slab.touched()) {
             let (hot, cold) = self.slab.both(at);
             let (_, packets) = slot::volume(hot, cold, self.asides.get(cold.aside));
             held += packets.iter().sum::<u64>();
             from = at + 1;
         }
         held
-    }
-
-    /// Bytes that one flow takes at most, with its share of free places, but for its aside.
-    pub fn bytes_per_flow(&self) -> usize {
-        self.slab.slots() * (size_of::<Hot>() + size_of::<Cold>()) / self.flows_max
     }
 
     /// A number for the tunnel that a packet came in, for [`Packet::tunnel`]; 0 when the list of tunnels has no place for it. Counts what
@@ -190,9 +221,19 @@ impl FlowTable {
         }
     }
 
-    /// From now on the packets are one in so many, chosen at random; 0 or 1 when they are all.
+    /// From now on the packets are one in so many, chosen at random; 0 or 1 when they are all. Records say the highest rate of their slice
+    /// and the one before.
     pub fn sample(&mut self, one_in: u32) {
-        self.sampling_population = if one_in > 1 { one_in } else { 0 };
+        self.sampling_rate = if one_in > 1 { one_in } else { 0 };
+        self.sampled[1] = self.sampled[1].max(self.sampling_rate);
+        self.aggregates.sample(one_in);
+    }
+
+    /// From now on this is table `number` of `of`, counted from 0, each of which is given all packets and takes those of its own flows. Nothing
+    /// but a full table makes it matter how many there are: so many flows wait for their Begin record as the table has room for.
+    pub fn share(&mut self, number: usize, of: usize) {
+        self.share = (number as u64, of as u64);
+        self.newborn_max = self.newborn_max.max(self.slab.capacity());
     }
 
     /// Starts or stops looking for [`talkers`](Self::talkers).
@@ -206,143 +247,163 @@ impl FlowTable {
         self.talkers.published()
     }
 
-    /// Adds `packets` to their flows. Records come out where a packet ends something: a slice, a closed connection, a flow that
-    /// had to make room.
-    pub fn observe(&mut self, packets: &[Packet], out: &mut Vec<FlowRecord>) {
-        let mut hashes = [KeyHash::default(); BATCH];
+    /// Adds packets to their flows. Records come out where a packet ends something: a slice, a closed connection, a flow that had to make
+    /// room.
+    pub fn observe(&mut self, packets: &[Packet], out: &mut Records) {
         for batch in packets.chunks(BATCH) {
-            while self.newborn.len() > NEWBORN_MAX - BATCH {
-                self.begin_oldest(out);
+            let mut updates = [Update::NONE; BATCH];
+            for (origin, (packet, update)) in (0..).zip(batch.iter().zip(&mut updates)) {
+                *update = Update::of(packet, self.hasher.hash(&packet.key), origin);
+                self.prefetch(update);
             }
-            for (packet, hash) in batch.iter().zip(&mut hashes) {
-                *hash = self.hasher.hash(&packet.key);
-                self.slab.prefetch(*hash);
-            }
-            for (packet, hash) in batch.iter().zip(&hashes) {
-                self.add(packet, *hash, out);
-            }
-            self.counts.metered += batch.len() as u64;
+            self.update(&mut updates[..batch.len()], |update| batch[usize::from(update.origin)], out);
         }
+    }
+
+    /// Starts fetching what [`update`](Self::update) will need for a packet. To be called for each.
+    #[inline(always)]
+    pub fn prefetch(&self, update: &mut Update) {
+        update.guess = self.slab.prefetch(update.hash);
+    }
+
+    /// The same as [`observe`](Self::observe) for at most [`BATCH`] packets of which only that is known which most of them need. `packet` gives
+    /// all of one where its flow wants to know more.
+    #[inline]
+    pub fn update(&mut self, updates: &mut [Update], packet: impl Fn(&Update) -> Packet, out: &mut Records) {
+        out.observed_by(self.observer);
+        while self.newborn.len() > self.newborn_max - BATCH {
+            self.begin_oldest(out);
+        }
+        let mut elsewhere = 0;
+        for update in &mut *updates {
+            update.guess = self.slab.guess(update.hash, update.guess);
+        }
+        let mut payload_octets = 0;
+        for update in &*updates {
+            self.tick(update.at);
+            if self.share.1 > 1 && !self.is_ours(update.hash) {
+                elsewhere += 1;
+                continue;
+            }
+            payload_octets += u64::from(update.payload_octets);
+            if !self.slab.hot_mut(update.guess as usize).take(update, self.slice.start, self.timeouts.shortest_nanos) {
+                self.add(update, &|| packet(update), out);
+            }
+        }
+        self.health.tcp_octets += payload_octets;
+        self.counts.metered += updates.len() as u64 - elsewhere;
         while let Some(quoted) = self.quoted.pop() {
-            if let Place::Found(at) = self.slab.find(self.hasher.hash(&quoted.key)) {
+            if let Some(at) = self.slab.find(self.hasher.hash(&quoted.key)) {
                 self.slab.both_mut(at).1.icmp_error[quoted.way.index()] = quoted.type_code;
             }
         }
     }
 
-    #[inline]
-    fn add(&mut self, packet: &Packet, hash: KeyHash, out: &mut Vec<FlowRecord>) {
-        if packet.at > self.newest {
-            self.newest = packet.at;
-            if packet.at >= self.slice.end {
-                self.slice = self.slice_of(packet.at);
-            }
-        } else if self.newest.as_nanos().wrapping_sub(packet.at.as_nanos()) > LATE_NANOS {
-            self.counts.late += 1;
-        }
-        let at = match self.slab.find(hash) {
-            Place::Found(at) => at,
-            Place::Free(at) if self.slab.len < self.flows_max => self.open(at, packet, hash),
-            Place::Free(_) | Place::Crowded => {
-                let at = self.make_room(hash, out);
-                self.open(at, packet, hash)
-            }
-        };
-        let hot = self.slab.hot(at);
-        let newest = hot.last[0].max(hot.last[1]);
-        // Of a packet that is older than the flow's newest the difference is huge as well.
-        let silent_nanos = packet.at.as_nanos().wrapping_sub(newest.as_nanos()).cast_unsigned();
-        let at = if newest < self.slice.start || silent_nanos >= self.timeouts.shortest_nanos || life::is_reopened(hot, packet) {
-            self.turn(at, packet, hash, out)
-        } else {
-            at
-        };
-        self.count(at, packet);
+    /// Whether the flow of this key belongs to this table, and not to another one that it shares the flows with.
+    fn is_ours(&self, hash: KeyHash) -> bool {
+        let (number, of) = self.share;
+        // The lower bits of the hash choose the table, the upper ones the place in it.
+        (u64::from(hash.home as u32) * of) >> 32 == number
     }
 
+    /// Takes note of a packet's time.
     #[inline]
-    fn count(&mut self, at: usize, packet: &Packet) {
-        let way = packet.way.index();
+    fn tick(&mut self, at: Timestamp) {
+        if at > self.newest {
+            self.newest = at;
+            self.advance(at);
+        } else if self.newest.as_nanos().wrapping_sub(at.as_nanos()) > LATE_NANOS {
+            self.counts.late += 1;
+        }
+    }
+
+    /// Adds a packet that is not simply the next one of its flow.
+    #[inline(never)]
+    fn add(&mut self, update: &Update, packet: &impl Fn() -> Packet, out: &mut Records) {
+        let Some(at) = self.place(update, packet, out) else { return };
+        let way = update.way.index();
+        let mut overhead = update.frame_octets.wrapping_sub(update.ip_octets);
         let hot = self.slab.hot(at);
-        let octets = hot.ip_octets[way].checked_add(packet.ip_octets);
-        let mut overhead = packet.frame_octets.wrapping_sub(packet.ip_octets);
-        if !(1..u16::MAX).contains(&hot.packets[way])
-            || packet.at < hot.last[way]
-            || octets.is_none()
-            || u32::from(hot.overhead[way]).wrapping_add(overhead) > u32::from(u16::MAX)
-        {
-            overhead = self.make_ready(at, packet);
+        if !hot.half[way].has_room(update, overhead) || update.at < hot.last[way] {
+            overhead = self.make_ready(at, update, packet);
         }
-        let hot = self.slab.hot_mut(at);
-        let is_next = packet.sequence == hot.next_seq[way]
-            && packet.flags & tcp::SPECIAL == ACK
-            && packet.window != 0
-            && hot.flags[way ^ 1] & EXPECTS_ACK == 0
-            && hot.next_seq[way ^ 1].wrapping_sub(packet.acknowledgement) <= u32::MAX / 2;
-        if is_next {
-            hot.next_seq[way] = packet.sequence.wrapping_add(packet.payload_octets);
-        } else if packet.flags & TCP_FLAGS != 0 {
-            let (hot, cold) = self.slab.both_mut(at);
-            tcp::examine(hot, cold, &mut self.asides, packet);
+        let (hot, cold) = self.slab.both_mut(at);
+        if hot.is_next(update) {
+            hot.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
+        } else if update.flags & TCP_FLAGS != 0 {
+            tcp::examine(hot, cold, &mut self.asides, update);
         }
-        self.health.tcp_octets += u64::from(packet.payload_octets);
-        let ip_len = packet.ip_octets.min(u32::from(u16::MAX)) as u16;
-        let hot = self.slab.hot_mut(at);
-        hot.ttl_min[way] = hot.ttl_min[way].min(packet.ttl);
-        hot.ttl_max[way] = hot.ttl_max[way].max(packet.ttl);
-        hot.ip_len_min[way] = hot.ip_len_min[way].min(ip_len);
-        hot.ip_len_max[way] = hot.ip_len_max[way].max(ip_len);
-        hot.packets[way] += 1;
-        hot.ip_octets[way] = hot.ip_octets[way].wrapping_add(packet.ip_octets);
-        hot.overhead[way] = hot.overhead[way].wrapping_add(overhead as u16);
-        hot.last[way] = hot.last[way].max(packet.at);
-        hot.flags[way] |= packet.flags;
+        hot.count(update, overhead);
+    }
+
+    /// The slot of the flow that a packet belongs to, ready for it.
+    fn place(&mut self, update: &Update, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
+        let Some(at) = self.slab.settle(update.hash, update.guess) else { return self.open(update, 0, packet, out) };
+        let hot = self.slab.hot(at);
+        if hot.is_awake(update, self.slice.start, self.timeouts.shortest_nanos) {
+            return Some(at);
+        }
+        let predecessor = if hot.newest() == update.at { self.slab.both(at).1.flow_id } else { 0 };
+        if self.turn(at, update, out) { Some(at) } else { self.open(update, predecessor, packet, out) }
     }
 
     /// Prepares a flow for a packet that its line cannot simply take: the first of a slice, one that comes late, or one that would make a
     /// counter overflow. Gives the octets beyond those of IP that are left for the line.
-    #[cold]
-    fn make_ready(&mut self, at: usize, packet: &Packet) -> u32 {
-        let way = packet.way.index();
-        let overhead = packet.frame_octets.wrapping_sub(packet.ip_octets);
+    fn make_ready(&mut self, at: usize, update: &Update, packet: &impl Fn() -> Packet) -> u32 {
+        let way = update.way.index();
+        let overhead = update.frame_octets.wrapping_sub(update.ip_octets);
         let (hot, cold) = self.slab.both_mut(at);
-        if hot.packets[way] == 0 {
-            let ip_len = packet.ip_octets.min(u32::from(u16::MAX)) as u16;
-            (hot.ttl_min[way], hot.ttl_max[way]) = (packet.ttl, packet.ttl);
-            (hot.ip_len_min[way], hot.ip_len_max[way]) = (ip_len, ip_len);
-            cold.first_of_slice(packet);
+        let half = &mut hot.half[way];
+        if half.packets == 0 {
+            let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
+            (half.ttl_min, half.ttl_max) = (update.ttl, update.ttl);
+            (half.ip_len_min, half.ip_len_max) = (ip_len, ip_len);
+            if cold.heard(way) {
+                cold.start[way] = update.at;
+            } else {
+                self.slab.hear(at, &packet());
+            }
         }
-        cold.start[way] = cold.start[way].min(packet.at);
-        if hot.packets[way] == u16::MAX {
+        let (hot, cold) = self.slab.both_mut(at);
+        let half = &mut hot.half[way];
+        cold.start[way] = cold.start[way].min(update.at);
+        if half.packets == u16::MAX {
             let aside = self.asides.of(&mut cold.aside);
             // One stays, so that the line tells that the slice is not empty.
-            aside.packets[way] += u64::from(hot.packets[way] - 1);
-            hot.packets[way] = 1;
+            aside.packets[way] += u64::from(half.packets - 1);
+            half.packets = 1;
             cold.life |= SEVERAL;
         }
-        if hot.ip_octets[way].checked_add(packet.ip_octets).is_none() {
-            self.asides.of(&mut cold.aside).ip_octets[way] += u64::from(std::mem::take(&mut hot.ip_octets[way]));
+        if half.ip_octets.checked_add(update.ip_octets).is_none() {
+            self.asides.of(&mut cold.aside).ip_octets[way] += u64::from(std::mem::take(&mut half.ip_octets));
         }
-        if u32::from(hot.overhead[way]).wrapping_add(overhead) > u32::from(u16::MAX) {
-            let in_line = i64::from(std::mem::take(&mut hot.overhead[way]));
+        if u32::from(half.overhead).wrapping_add(overhead) > u32::from(u16::MAX) {
+            let in_line = i64::from(std::mem::take(&mut half.overhead));
             let aside = self.asides.of(&mut cold.aside);
-            aside.overhead[way] += in_line + i64::from(packet.frame_octets) - i64::from(packet.ip_octets);
+            aside.overhead[way] += in_line + i64::from(update.frame_octets) - i64::from(update.ip_octets);
             return 0;
         }
         overhead
     }
 
-    /// Begins a flow on a free slot.
-    fn open(&mut self, at: usize, packet: &Packet, hash: KeyHash) -> usize {
-        // The count tells apart flows between the same ends that open within one tick of the clock.
-        let opened = packet.at.as_nanos().wrapping_add(self.counts.flows.observed.cast_signed());
+    /// Begins a flow, or counts the packet in an aggregate. `predecessor` is the flow of the same key that has ended within the same tick of the clock, or 0.
+    fn open(&mut self, update: &Update, predecessor: u64, packet: &impl Fn() -> Packet, out: &mut Records) -> Option<usize> {
+        let packet = packet();
+        if self.slab.is_full() && !self.make_room(update.at, out) {
+            self.aggregates.count(&packet);
+            self.counts.in_aggregate += 1;
+            return None;
+        }
+        let opened = if predecessor == 0 { packet.at.as_nanos() } else { predecessor.cast_signed() };
         let flow_id = self.hasher.flow_id(&packet.key, opened);
-        self.slab.put(at, hash, Cold::new(packet, flow_id));
+        let (cold, wide) = Cold::new(&packet, flow_id);
+        let at = self.slab.put(update.hash, cold, wide);
         self.counts.flows.observed += 1;
         self.counts.flows.peak = self.counts.flows.peak.max(self.slab.len as u64);
-        self.newborn.push_back(Newborn { hash, flow_id, due: packet.at.plus(self.timeouts.begin) });
-        at
+        self.newborn.push_back(Newborn { slot: at as u32, flow_id, due: packet.at.plus(self.timeouts.begin) });
+        Some(at)
     }
 }
+
 #[cfg(test)]
 mod tests;

@@ -72,11 +72,6 @@ impl FlowTableSettings {
         range("tunnels_max", self.tunnels_max as u64, 1, tunnels::ENTRIES_MAX as u64)
     }
 
-    /// Slots for `flows_max` flows at no more than three quarters full: a power of two.
-    pub(super) fn slots(&self) -> usize {
-        (self.flows_max + self.flows_max / 3).next_power_of_two()
-    }
-
     pub(super) fn timeouts(&self) -> Timeouts {
         let secs = Duration::from_secs;
         let timeouts = Timeouts {

@@ -1,114 +1,136 @@
-//! Where flows stand: open addressing with linear probing, at most [`PROBE_MAX`] slots from home, deletion by shifting back.
+//! Where flows stand: side by side, each on a slot that it keeps as long as it lives, found through the [`Index`].
 //!
 //! Knows nothing of time or records.
 
-use super::hash::KeyHash;
-use super::memory::{Slots, prefetch};
-use super::slot::{Cold, Hot};
-
-/// Farthest from home that a flow may stand, in slots.
-pub(super) const PROBE_MAX: usize = 64;
-/// The bits of [`Hot::tag`] that say how far from home the flow stands.
-const DISTANCE: u64 = PROBE_MAX as u64 - 1;
+use super::hash::{KeyHash, KeyHasher};
+use super::index::Index;
+use super::memory::Slots;
+use super::pool::Pool;
+use super::slot::{Cold, Hot, Wide};
+use crate::decode::Packet;
+use crate::machine::prefetch;
 
 /// Hot lines, cold parts, and a bit for each slot that is taken.
 pub(super) struct Slab {
+    index: Index,
     hot: Slots<Hot>,
     cold: Slots<Cold>,
+    wide: Pool<Wide>,
     taken: Vec<u64>,
-    mask: usize,
-    shift: u32,
+    /// The slot freed last, and one; its hot line's tag has the one freed before it. 0 for none.
+    free: u64,
+    /// Slots that were ever taken: all taken ones lie before this.
+    touched: usize,
     pub(super) len: usize,
 }
 
-/// Where a key is, or could go.
-pub(super) enum Place {
-    /// It stands there.
-    Found(usize),
-    /// It does not stand anywhere; this slot is free.
-    Free(usize),
-    /// It does not stand anywhere, and no slot near its home is free.
-    Crowded,
-}
-
 impl Slab {
-    /// `slots` is a power of two and at least [`PROBE_MAX`].
-    pub(super) fn new(slots: usize) -> std::io::Result<Self> {
-        assert!(slots.is_power_of_two() && slots >= PROBE_MAX, "the settings were checked");
+    /// A slab for `flows`, at most 2³² − 1.
+    ///
+    /// # Errors
+    /// The operating system refuses the memory.
+    pub(super) fn new(flows: usize) -> std::io::Result<Self> {
         Ok(Self {
-            hot: Slots::new(slots)?,
-            cold: Slots::new(slots)?,
-            taken: vec![0; slots / 64],
-            mask: slots - 1,
-            shift: 64 - slots.trailing_zeros(),
+            index: Index::new(flows)?,
+            hot: Slots::new(flows)?,
+            cold: Slots::new(flows)?,
+            wide: Pool::new(flows)?,
+            taken: vec![0; flows.div_ceil(64)],
+            free: 0,
+            touched: 0,
             len: 0,
         })
     }
 
-    pub(super) fn slots(&self) -> usize {
-        self.mask + 1
+    /// All taken slots lie before this.
+    pub(super) const fn touched(&self) -> usize {
+        self.touched
     }
 
-    #[inline]
-    pub(super) fn home(&self, hash: KeyHash) -> usize {
-        (hash.home >> self.shift) as usize
+    /// Whether every slot is taken.
+    pub(super) const fn is_full(&self) -> bool {
+        self.len == self.capacity()
     }
 
-    /// Starts fetching the line where `hash` is at home.
-    #[inline]
-    pub(super) fn prefetch(&self, hash: KeyHash) {
-        prefetch(&self.hot.as_slice()[self.home(hash)]);
+    /// How many flows there is room for.
+    pub(super) const fn capacity(&self) -> usize {
+        self.hot.as_slice().len()
     }
 
+    /// First step of a look-up: the bucket of the index, which is being fetched from now on.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: KeyHash) -> u32 {
+        self.index.prefetch(hash)
+    }
+
+    /// Second step: the slot where the flow probably stands, whose line is being fetched from now on.
+    #[inline(always)]
+    pub(super) fn guess(&self, hash: KeyHash, bucket: u32) -> u32 {
+        let slot = self.index.guess(hash, bucket);
+        prefetch(&self.hot.as_slice()[slot as usize]);
+        slot
+    }
+
+    /// Third step: the slot where it does stand, if it does.
     #[inline]
-    pub(super) fn find(&self, hash: KeyHash) -> Place {
+    pub(super) fn settle(&self, hash: KeyHash, guess: u32) -> Option<usize> {
         let hot = self.hot.as_slice();
-        let (home, tag) = (self.home(hash), tag(hash));
-        for distance in 0..PROBE_MAX {
-            let at = (home + distance) & self.mask;
-            let found = hot[at].tag;
-            if found == tag | distance as u64 {
-                return Place::Found(at);
-            }
-            if found == 0 {
-                return Place::Free(at);
-            }
-        }
-        Place::Crowded
+        if hot[guess as usize].tag == hash.tag { Some(guess as usize) } else { self.find(hash) }
     }
 
-    /// Puts a flow on a slot that [`find`](Self::find) called free, or that was just [`take`](Self::take)n over.
-    pub(super) fn put(&mut self, at: usize, hash: KeyHash, cold: Cold) {
-        let distance = at.wrapping_sub(self.home(hash)) & self.mask;
-        assert!(distance < PROBE_MAX, "find() offers slots near home only");
-        self.hot.as_mut_slice()[at] = Hot { tag: tag(hash) | distance as u64, ..bytemuck::Zeroable::zeroed() };
-        self.cold.as_mut_slice()[at] = cold;
+    /// All steps in one.
+    pub(super) fn find(&self, hash: KeyHash) -> Option<usize> {
+        let hot = self.hot.as_slice();
+        self.index.find(hash, |slot| hot[slot as usize].tag == hash.tag).map(|slot| slot as usize)
+    }
+
+    /// Puts a flow that does not stand anywhere yet on a free slot, of which there must be one. Gives the slot.
+    pub(super) fn put(&mut self, hash: KeyHash, cold: Cold, wide: Option<Wide>) -> usize {
+        assert!(!self.is_full(), "whoever puts a flow has made room for it");
+        let hot = self.hot.as_mut_slice();
+        let at = if self.free == 0 {
+            self.touched += 1;
+            self.touched - 1
+        } else {
+            let at = self.free as usize - 1;
+            self.free = hot[at].tag;
+            at
+        };
+        hot[at] = Hot::new(hash.tag);
+        self.cold.as_mut_slice()[at] = match wide {
+            Some(wide) => cold.with_wide(self.wide.put(wide)),
+            None => cold,
+        };
         self.taken[at / 64] |= 1 << (at % 64);
         self.len += 1;
+        self.index.add(hash, at as u32);
+        at
     }
 
-    /// Frees a slot, moving flows that stand behind it closer to their homes, so that no free slot lies between a flow and its
-    /// home. Flows of different homes stand mixed, so every one up to the next free slot is looked at.
-    pub(super) fn remove(&mut self, at: usize) {
-        let (hot, cold) = (self.hot.as_mut_slice(), self.cold.as_mut_slice());
-        let (mut gap, mut next) = (at, at);
-        loop {
-            next = (next + 1) & self.mask;
-            if hot[next].tag == 0 {
-                break;
-            }
-            let back = (next.wrapping_sub(gap) & self.mask) as u64;
-            // Nobody moves to a place before home.
-            if hot[next].tag & DISTANCE >= back {
-                hot[gap] = hot[next];
-                hot[gap].tag -= back;
-                cold[gap] = cold[next];
-                gap = next;
-            }
+    /// Frees a slot.
+    pub(super) fn remove(&mut self, at: usize, hasher: &KeyHasher) {
+        let hash = self.hash(at, hasher);
+        self.index.remove(hash, at as u32);
+        if let Some(number) = self.cold.as_slice()[at].wide() {
+            self.wide.give_back(number);
         }
-        hot[gap].tag = 0;
-        self.taken[gap / 64] &= !(1 << (gap % 64));
+        self.hot.as_mut_slice()[at].tag = self.free;
+        self.free = at as u64 + 1;
+        self.taken[at / 64] &= !(1 << (at % 64));
         self.len -= 1;
+    }
+
+    /// Starts fetching what [`remove`](Self::remove) of this slot will need.
+    pub(super) fn prefetch_removal(&self, at: usize, hasher: &KeyHasher) {
+        self.index.prefetch(self.hash(at, hasher));
+    }
+
+    fn hash(&self, at: usize, hasher: &KeyHasher) -> KeyHash {
+        let cold = &self.cold.as_slice()[at];
+        match cold.short_key() {
+            Some(key) => hasher.hash_short(key),
+            None => hasher.hash(&cold.key(self.wide_of(cold))),
+        }
     }
 
     #[inline]
@@ -131,6 +153,18 @@ impl Slab {
         (&mut self.hot.as_mut_slice()[at], &mut self.cold.as_mut_slice()[at])
     }
 
+    /// The wide part of a flow, if it has one.
+    pub(super) fn wide_of(&self, cold: &Cold) -> Option<&Wide> {
+        cold.wide().map(|number| self.wide.get(number))
+    }
+
+    /// The first packet of a flow in its direction.
+    pub(super) fn hear(&mut self, at: usize, packet: &Packet) {
+        let cold = &mut self.cold.as_mut_slice()[at];
+        let wide = cold.wide().map(|number| self.wide.get_mut(number));
+        cold.hear(packet, wide);
+    }
+
     /// The first taken slot in `from..to`.
     pub(super) fn next_taken(&self, from: usize, to: usize) -> Option<usize> {
         let mut word = from / 64;
@@ -145,53 +179,6 @@ impl Slab {
                 return None;
             }
             bits = *self.taken.get(word)?;
-        }
-    }
-
-    /// Up to [`PROBE_MAX`] taken slots at and after the home of `hash`, going round.
-    pub(super) fn neighbours(&self, hash: KeyHash) -> impl Iterator<Item = usize> {
-        let home = self.home(hash);
-        (0..self.slots())
-            .map(move |distance| (home + distance) & self.mask)
-            .filter(|&at| self.taken[at / 64] & 1 << (at % 64) != 0)
-            .take(PROBE_MAX)
-    }
-}
-
-/// The bits of a hash that stand in the slot; never zero.
-#[inline]
-const fn tag(hash: KeyHash) -> u64 {
-    match hash.tag & !DISTANCE {
-        0 => DISTANCE + 1,
-        tag => tag,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_stands_is_found_whatever_came_and_went_around() {
-        let mut slab = Slab::new(128).expect("a little memory");
-        let mut random = 1_u64;
-        let mut standing: Vec<KeyHash> = Vec::new();
-        for _ in 0..20_000 {
-            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            if standing.len() < 96 && random >> 63 == 0 {
-                // Eight homes, so that neighbours of different homes mix, also over the end.
-                let hash = KeyHash { home: (124 + (random >> 40) % 8) << 57, tag: random << 6 };
-                if let Place::Free(at) = slab.find(hash) {
-                    slab.put(at, hash, bytemuck::Zeroable::zeroed());
-                    standing.push(hash);
-                }
-            } else if !standing.is_empty() {
-                let gone = standing.swap_remove((random >> 33) as usize % standing.len());
-                let Place::Found(at) = slab.find(gone) else { panic!("{gone:?} is lost") };
-                slab.remove(at);
-            }
-            assert!(standing.iter().all(|&hash| matches!(slab.find(hash), Place::Found(_))));
-            assert_eq!(slab.len, standing.len());
         }
     }
 }

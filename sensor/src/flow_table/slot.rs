@@ -1,7 +1,7 @@
 //! What the table holds for one flow: a hot line that every packet touches, a cold part beside it, and an [`Aside`] for some.
 
 use bytemuck::{Pod, Zeroable};
-use spanwatch_common::encapsulation::Encapsulations;
+use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
 use spanwatch_common::flow::{BiflowDirection, FORWARD, FlowRecord, Mac, REVERSE, protocol, tcp};
 use spanwatch_common::layer2::ethertype;
 use spanwatch_common::net::Address;
@@ -10,40 +10,156 @@ use spanwatch_common::time::Timestamp;
 
 use super::aside::Aside;
 use super::talkers::Talker;
+use super::tcp::SPECIAL;
 use super::tunnels::{Named, turned};
-use crate::decode::{DONT_FRAGMENT, FlowKey, IS_FRAGMENT, Kind, Packet, Speech, TCP_FLAGS, Way};
+use crate::decode::{DONT_FRAGMENT, FlowKey, IS_FRAGMENT, Kind, Packet, ShortKey, Speech, TCP_FLAGS, Update, Way};
 
 /// One cache line. Pairs are indexed by [`Way`]: what endpoint a sent, what endpoint b sent. Counters are those of the current
 /// slice of the flow's life, since its last record.
 ///
-/// The tag stands for the key: 58 bits of a keyed universal hash, while the place in the table comes from another one. That a new
-/// flow finds its tag taken at its place, and is counted with another flow, has a chance below 10⁻¹⁶; see ARCHITECTURE.md.
+/// The tag stands for the key: 63 bits of a keyed universal hash, while the bucket of the index comes from another one. That a new
+/// flow finds its tag taken in its bucket, and is counted with another flow, has a chance below 10⁻¹⁷; see ARCHITECTURE.md.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(super) struct Hot {
-    /// 0 where the slot is free; else the tag of the key and, in the last six bits, how far from its home the flow stands.
+    /// The tag of the key. In a free slot, where another is free: see [`Slab`](super::slab::Slab).
     pub(super) tag: u64,
     pub(super) last: [Timestamp; 2],
-    pub(super) ip_octets: [u32; 2],
+    pub(super) half: [Half; 2],
+}
+
+/// What one end sent.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Half {
+    pub(super) ip_octets: u32,
     /// TCP: the sequence number that comes next.
-    pub(super) next_seq: [u32; 2],
-    /// 0 until a packet of the slice went that way. Like the two counters around it, it overflows into the flow's [`Aside`].
-    pub(super) packets: [u16; 2],
+    pub(super) next_seq: u32,
+    /// 0 until a packet of the slice went that way. Like the octets, it overflows into the flow's [`Aside`].
+    pub(super) packets: u16,
     /// Octets of frames beyond those of IP.
-    pub(super) overhead: [u16; 2],
+    pub(super) overhead: u16,
     /// OR of [`Packet::flags`], and [`FIN_SEEN`] and [`EXPECTS_ACK`], which outlive the slice.
-    pub(super) flags: [u16; 2],
-    pub(super) ip_len_min: [u16; 2],
-    pub(super) ip_len_max: [u16; 2],
-    pub(super) ttl_min: [u8; 2],
-    pub(super) ttl_max: [u8; 2],
+    pub(super) flags: u16,
+    pub(super) ip_len_min: u16,
+    pub(super) ip_len_max: u16,
+    pub(super) ttl_min: u8,
+    pub(super) ttl_max: u8,
 }
 
 const _: () = assert!(size_of::<Hot>() == 64);
 
-/// In [`Hot::flags`]: this end has closed its half with FIN, or either end has reset the connection.
+impl Half {
+    /// Whether the counters of a slice that has begun take a packet without overflow.
+    #[inline(always)]
+    pub(super) const fn has_room(&self, update: &Update, overhead: u32) -> bool {
+        // 0 wraps, and is no more than the largest.
+        self.packets.wrapping_sub(1) < u16::MAX - 1
+            && self.ip_octets.checked_add(update.ip_octets).is_some()
+            && (self.overhead as u32).wrapping_add(overhead) <= u16::MAX as u32
+    }
+}
+
+impl Hot {
+    /// A flow of which no packet was counted yet.
+    pub(super) fn new(tag: u64) -> Self {
+        Self { tag, ..Self::zeroed() }
+    }
+
+    /// When the newest packet came.
+    #[inline]
+    pub(super) fn newest(&self) -> Timestamp {
+        self.last[0].max(self.last[1])
+    }
+
+    /// Whether no packet of the slice was counted.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.half[0].packets | self.half[1].packets == 0
+    }
+
+    /// Whether TCP has closed both halves, or reset the connection.
+    #[inline]
+    pub(super) const fn is_closed(&self) -> bool {
+        self.half[0].flags & self.half[1].flags & FIN_SEEN != 0
+    }
+
+    /// Whether a flow that is there neither fell silent nor needs its slice cut nor may be over before the packet.
+    #[inline(always)]
+    pub(super) fn is_awake(&self, update: &Update, slice_start: Timestamp, silence_nanos: u64) -> bool {
+        let newest = self.newest();
+        // Of a packet that is older than the flow's newest the difference is huge as well.
+        let silent_nanos = update.at.as_nanos().wrapping_sub(newest.as_nanos()).cast_unsigned();
+        newest >= slice_start && silent_nanos < silence_nanos && !self.is_closed()
+    }
+
+    /// Whether a packet is a TCP segment that simply follows the one before it, and tells the other side nothing new.
+    #[inline(always)]
+    pub(super) fn is_next(&self, update: &Update) -> bool {
+        let (own, other) = (&self.half[update.way.index()], &self.half[update.way.index() ^ 1]);
+        update.sequence == own.next_seq
+            && update.flags & SPECIAL == tcp::ACK
+            && update.window != 0
+            && other.flags & EXPECTS_ACK == 0
+            && other.next_seq.wrapping_sub(update.acknowledgement) <= u32::MAX / 2
+    }
+
+    /// Counts a packet of this flow, if it is one, and the next one in every respect. Nearly every packet is, and is done with here; false,
+    /// and nothing done, for all others.
+    #[inline(always)]
+    pub(super) fn take(&mut self, update: &Update, slice_start: Timestamp, silence_nanos: u64) -> bool {
+        if self.tag != update.hash.tag || !self.is_awake(update, slice_start, silence_nanos) {
+            return false;
+        }
+        let way = update.way.index();
+        let overhead = update.frame_octets.wrapping_sub(update.ip_octets);
+        if !self.half[way].has_room(update, overhead) || update.at < self.last[way] {
+            return false;
+        }
+        if update.flags & TCP_FLAGS != 0 {
+            if !self.is_next(update) {
+                return false;
+            }
+            self.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
+        }
+        self.count(update, overhead);
+        true
+    }
+
+    /// Counts a packet, for which there is room.
+    #[inline(always)]
+    pub(super) fn count(&mut self, update: &Update, overhead: u32) {
+        let way = update.way.index();
+        self.last[way] = self.last[way].max(update.at);
+        let half = &mut self.half[way];
+        half.packets += 1;
+        half.overhead = half.overhead.wrapping_add(overhead as u16);
+        half.ip_octets = half.ip_octets.wrapping_add(update.ip_octets);
+        half.flags |= update.flags;
+        // Rarely new, so that a jump costs less than writing the old ones again.
+        if [half.ttl_min, half.ttl_max] != [update.ttl; 2] {
+            half.ttl_min = half.ttl_min.min(update.ttl);
+            half.ttl_max = half.ttl_max.max(update.ttl);
+        }
+        let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
+        if ip_len < half.ip_len_min {
+            half.ip_len_min = ip_len;
+        }
+        if ip_len > half.ip_len_max {
+            half.ip_len_max = ip_len;
+        }
+    }
+
+    /// Begins the next slice.
+    pub(super) fn next_slice(&mut self) {
+        for half in &mut self.half {
+            *half = Half { next_seq: half.next_seq, flags: half.flags & (FIN_SEEN | EXPECTS_ACK), ..Half::zeroed() };
+        }
+    }
+}
+
+/// In [`Half::flags`]: this end has closed its half with FIN, or either end has reset the connection.
 pub(super) const FIN_SEEN: u16 = 0x8000;
-/// In [`Hot::flags`]: acknowledgements of what this end sent have something to tell, as its SYN+ACK waits for one or a gap is open.
+/// In [`Half::flags`]: acknowledgements of what this end sent have something to tell, as its SYN+ACK waits for one or a gap is open.
 pub(super) const EXPECTS_ACK: u16 = 0x4000;
 
 /// What is read when a flow begins, a slice ends, or a direction is heard first.
@@ -53,15 +169,16 @@ pub(super) struct Cold {
     pub(super) flow_id: u64,
     /// First packet of the slice, each way.
     pub(super) start: [Timestamp; 2],
-    pub(super) key: FlowKey,
+    /// The IPv4 addresses of endpoints a and b; with [`WIDE`], the number of the [`Wide`] part.
+    ends: [u32; 2],
     /// See [`FlowRecord::tcp_handshake`].
     pub(super) handshake: [u32; 2],
     /// Number of the flow's [`Aside`]; 0 for none.
     pub(super) aside: u32,
-    /// Number of the tunnel, in the direction in which the initiator's packets go through it.
-    pub(super) tunnel: u32,
-    /// The bits of [`Encapsulations`], of the first packet.
-    encapsulations: u32,
+    /// See [`FlowKey`].
+    ports: [u16; 2],
+    vlan: u16,
+    detail: u16,
     /// Of the first packet each way: tcpControlBits in TCP, type · 256 + code in ICMP.
     initial: [u16; 2],
     /// Of the last ICMP error that quoted a packet of the slice.
@@ -69,18 +186,19 @@ pub(super) struct Cold {
     /// Of the initiator's frames.
     source_mac: Mac,
     destination_mac: Mac,
-    /// Number of the interface in a capture file; the largest number stands for all beyond it.
-    interface: u16,
     class_of_service: [u8; 2],
+    pub(super) protocol: u8,
+    kind: u8,
+    /// How many there are; with [`PRIORITY_TAG`].
     vlan_tags: u8,
-    /// The [`Way`] of the initiator.
+    /// The [`Way`] of the initiator, and how it became known, shifted by one.
     initiator: u8,
-    biflow_direction: u8,
     /// Some of the bits below.
     pub(super) life: u8,
+    unused: u8,
 }
 
-const _: () = assert!(size_of::<Cold>() == 120);
+const _: () = assert!(size_of::<Cold>() == 80);
 
 /// In [`Cold::life`]: a Begin record was made.
 pub(super) const BEGUN: u8 = 1;
@@ -90,8 +208,31 @@ pub(super) const HEARD: u8 = 2;
 pub(super) const SEVERAL: u8 = 8;
 /// At least one packet belonged to the flow before the current slice.
 pub(super) const EARLIER: u8 = 16;
-/// [`Hot::next_seq`] holds for what endpoint a sends; b's bit is the next one.
+/// [`Half::next_seq`] holds for what endpoint a sends; b's bit is the next one.
 pub(super) const SEQUENCED: u8 = 32;
+/// There is a [`Wide`] part.
+const WIDE: u8 = 128;
+/// In [`Cold::vlan_tags`]: the tag has no VLAN.
+const PRIORITY_TAG: u8 = 0x80;
+
+/// What a flow needs beside its [`Cold`] part when it is not plain IPv4: IPv6, layer 2, tunnels, several tags or interfaces.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Wide {
+    a: [u8; 16],
+    b: [u8; 16],
+    /// The bits of [`Encapsulations`], of the first packet.
+    encapsulations: u32,
+    /// Number of the tunnel, in the direction in which the initiator's packets go through it.
+    pub(super) tunnel: u32,
+    /// Number of the interface in a capture file.
+    interface: u32,
+    context: u32,
+    customer_vlan: u16,
+    unused: [u16; 3],
+}
+
+const _: () = assert!(size_of::<Wide>() == 56);
 
 /// Who opened a conversation, judged by the first packet seen of it.
 ///
@@ -124,55 +265,149 @@ fn initiator(packet: &Packet) -> (Way, BiflowDirection) {
 }
 
 impl Cold {
-    /// The cold part of the flow that `packet` opens.
-    pub(super) fn new(packet: &Packet, flow_id: u64) -> Self {
+    /// The cold part of the flow that `packet` opens, and the wide one if it needs one.
+    pub(super) fn new(packet: &Packet, flow_id: u64) -> (Self, Option<Wide>) {
         let (initiator, biflow_direction) = initiator(packet);
         let (source_mac, destination_mac) = if initiator == packet.way {
             (packet.source_mac, packet.destination_mac)
         } else {
             (packet.destination_mac, packet.source_mac)
         };
-        Self {
+        let key = &packet.key;
+        let priority_tag = if packet.encapsulations.has(Encapsulation::PriorityTag) { PRIORITY_TAG } else { 0 };
+        let mut cold = Self {
             flow_id,
             start: [Timestamp::NONE; 2],
-            key: packet.key,
+            ends: [0; 2],
             handshake: [0; 2],
             aside: 0,
-            tunnel: if initiator == packet.way { packet.tunnel } else { turned(packet.tunnel) },
-            encapsulations: packet.encapsulations.0,
+            ports: [key.a_port, key.b_port],
+            vlan: key.vlan,
+            detail: key.detail,
             initial: [0; 2],
             icmp_error: [0; 2],
             source_mac,
             destination_mac,
-            interface: u16::try_from(packet.interface).unwrap_or(u16::MAX),
             class_of_service: [0; 2],
-            vlan_tags: packet.vlan_tags,
-            initiator: initiator as u8,
-            biflow_direction: biflow_direction as u8,
+            protocol: key.protocol,
+            kind: key.kind,
+            vlan_tags: packet.vlan_tags | priority_tag,
+            initiator: initiator as u8 | (biflow_direction as u8) << 1,
             life: 0,
+            unused: 0,
+        };
+        let is_plain = key.kind == Kind::Ipv4 as u8
+            && key.customer_vlan == 0
+            && key.context == 0
+            && packet.tunnel == 0
+            && packet.interface == 0
+            && packet.encapsulations == cold.tag();
+        if is_plain {
+            cold.ends = [&key.a, &key.b].map(|end| u128::from_be_bytes(*end) as u32);
+            return (cold, None);
+        }
+        let wide = Wide {
+            a: key.a,
+            b: key.b,
+            encapsulations: packet.encapsulations.0,
+            tunnel: if initiator == packet.way { packet.tunnel } else { turned(packet.tunnel) },
+            interface: packet.interface,
+            context: key.context,
+            customer_vlan: key.customer_vlan,
+            unused: [0; 3],
+        };
+        (cold, Some(wide))
+    }
+
+    /// The same with the number of its wide part.
+    pub(super) fn with_wide(self, number: u32) -> Self {
+        Self { ends: [number, 0], life: self.life | WIDE, ..self }
+    }
+
+    /// The number of the wide part, if there is one.
+    #[inline]
+    pub(super) const fn wide(&self) -> Option<u32> {
+        if self.life & WIDE == 0 { None } else { Some(self.ends[0]) }
+    }
+
+    /// The tag around a plain packet.
+    const fn tag(&self) -> Encapsulations {
+        match self.vlan_tags {
+            0 => Encapsulations::NONE,
+            tags if tags & PRIORITY_TAG == 0 => Encapsulations::NONE.with(Encapsulation::Vlan),
+            _ => Encapsulations::NONE.with(Encapsulation::PriorityTag),
         }
     }
 
-    /// The first packet of a slice in its direction.
-    #[cold]
-    pub(super) fn first_of_slice(&mut self, packet: &Packet) {
+    /// The flow's key in short, if it is that of a plain flow.
+    pub(super) fn short_key(&self) -> Option<ShortKey> {
+        if self.life & WIDE != 0 || self.detail != 0 {
+            return None;
+        }
+        let [a, b] = self.ends.map(u64::from);
+        let ports = u64::from(self.ports[0]) << 16 | u64::from(self.ports[1]);
+        Some(ShortKey { addresses: a << 32 | b, rest: ports | u64::from(self.vlan) << 32 | u64::from(self.protocol) << 48 })
+    }
+
+    /// The flow's key. `wide` is its wide part.
+    pub(super) fn key(&self, wide: Option<&Wide>) -> FlowKey {
+        let (a, b) = match wide {
+            Some(wide) => (wide.a, wide.b),
+            None => {
+                let [a, b] = self.ends.map(|end| Address::from_v4(end.to_be_bytes()).0.to_be_bytes());
+                (a, b)
+            }
+        };
+        FlowKey {
+            a,
+            b,
+            a_port: self.ports[0],
+            b_port: self.ports[1],
+            vlan: self.vlan,
+            customer_vlan: wide.map_or(0, |wide| wide.customer_vlan),
+            detail: self.detail,
+            protocol: self.protocol,
+            kind: self.kind,
+            context: wide.map_or(0, |wide| wide.context),
+        }
+    }
+
+    /// Whether there is no IP header in the flow.
+    pub(super) const fn is_layer2(&self) -> bool {
+        self.kind < Kind::Ipv4 as u8
+    }
+
+    /// The index of the initiator in pairs.
+    const fn initiator(&self) -> usize {
+        (self.initiator & 1) as usize
+    }
+
+    const fn biflow_direction(&self) -> BiflowDirection {
+        BiflowDirection::from_number(self.initiator >> 1)
+    }
+
+    /// The first packet in its direction. `wide` is the wide part.
+    pub(super) fn hear(&mut self, packet: &Packet, wide: Option<&mut Wide>) {
         let way = packet.way.index();
         self.start[way] = packet.at;
-        if self.life & HEARD << way == 0 {
-            self.life |= HEARD << way;
-            self.initial[way] = packet.flags & TCP_FLAGS | packet.icmp_type_code;
-            self.class_of_service[way] = packet.class_of_service;
-            if packet.tunnel != 0 && way == usize::from(self.initiator) {
-                self.tunnel = packet.tunnel;
+        self.life |= HEARD << way;
+        self.initial[way] = packet.flags & TCP_FLAGS | packet.icmp_type_code;
+        self.class_of_service[way] = packet.class_of_service;
+        let is_initiator = way == self.initiator();
+        // A SYN-ACK that is answered with RST was never asked for: whoever sent it was probing. Nothing has been said about
+        // the flow yet, so the ends may still change places.
+        let was_answer = self.biflow_direction() == BiflowDirection::ReverseInitiator;
+        let was_probe = was_answer && packet.flags & tcp::RST != 0 && self.life & BEGUN == 0 && is_initiator;
+        if was_probe {
+            self.initiator = self.initiator & 1 ^ 1 | (BiflowDirection::Initiator as u8) << 1;
+            std::mem::swap(&mut self.source_mac, &mut self.destination_mac);
+        }
+        if let Some(wide) = wide {
+            if packet.tunnel != 0 && is_initiator {
+                wide.tunnel = packet.tunnel;
             }
-            // A SYN-ACK that is answered with RST was never asked for: whoever sent it was probing. Nothing has been said about
-            // the flow yet, so the ends may still change places.
-            let was_answer = self.biflow_direction == BiflowDirection::ReverseInitiator as u8;
-            if was_answer && packet.flags & tcp::RST != 0 && self.life & BEGUN == 0 && way == usize::from(self.initiator) {
-                self.initiator ^= 1;
-                self.biflow_direction = BiflowDirection::Initiator as u8;
-                std::mem::swap(&mut self.source_mac, &mut self.destination_mac);
-                self.tunnel = turned(self.tunnel);
+            if was_probe {
+                wide.tunnel = turned(wide.tunnel);
             }
         }
     }
@@ -182,41 +417,41 @@ impl Cold {
         self.life & HEARD << way != 0
     }
 
-    /// Whether [`Hot::next_seq`] holds for what is sent `way`.
+    /// Whether [`Half::next_seq`] holds for what is sent `way`.
     pub(super) const fn is_sequenced(&self, way: usize) -> bool {
         self.life & SEQUENCED << way != 0
     }
 
     /// Whether what was first sent `way` is the SYN of a TCP connection.
     pub(super) const fn asked(&self, way: usize) -> bool {
-        self.key.protocol == protocol::TCP && self.heard(way) && self.initial[way] & (tcp::SYN | tcp::ACK) == tcp::SYN
+        self.protocol == protocol::TCP && self.heard(way) && self.initial[way] & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
     /// Whether it is a TCP connection whose SYN nobody has answered.
     pub(super) const fn is_half_open(&self) -> bool {
-        let initiator = self.initiator as usize;
+        let initiator = self.initiator();
         self.asked(initiator) && !self.heard(initiator ^ 1)
     }
 }
 
 /// Octets each way in the current slice: of IP, or at layer 2 of frames; and packets.
 pub(super) fn volume(hot: &Hot, cold: &Cold, aside: &Aside) -> ([u64; 2], [u64; 2]) {
-    let packets = std::array::from_fn(|way| u64::from(hot.packets[way]) + aside.packets[way]);
-    let ip_octets = std::array::from_fn(|way| u64::from(hot.ip_octets[way]) + aside.ip_octets[way]);
-    (if cold.key.is_layer2() { frame_octets(hot, aside) } else { ip_octets }, packets)
+    let packets = std::array::from_fn(|way| u64::from(hot.half[way].packets) + aside.packets[way]);
+    let ip_octets = std::array::from_fn(|way| u64::from(hot.half[way].ip_octets) + aside.ip_octets[way]);
+    (if cold.is_layer2() { frame_octets(hot, aside) } else { ip_octets }, packets)
 }
 
 fn frame_octets(hot: &Hot, aside: &Aside) -> [u64; 2] {
     std::array::from_fn(|way| {
-        let in_line = u64::from(hot.ip_octets[way]) + u64::from(hot.overhead[way]);
+        let in_line = u64::from(hot.half[way].ip_octets) + u64::from(hot.half[way].overhead);
         (in_line + aside.ip_octets[way]).saturating_add_signed(aside.overhead[way])
     })
 }
 
 /// Everything that a record says about a slice, but for who made it and why.
-pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> FlowRecord {
-    let key = &cold.key;
-    let forward = usize::from(cold.initiator & 1);
+pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, wide: Option<&Wide>, tunnel: &Named) -> FlowRecord {
+    let key = &cold.key(wide);
+    let forward = cold.initiator();
     let pick = |way: usize| if way == FORWARD { forward } else { forward ^ 1 };
     let ends = [(&key.a, key.a_port), (&key.b, key.b_port)];
     let is_icmp = matches!(key.protocol, protocol::ICMP | protocol::ICMPV6);
@@ -224,8 +459,8 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
     let address = |way: usize| if is_ip { Address(u128::from_be_bytes(*ends[pick(way)].0)) } else { Address::NONE };
     let port = |way: usize| if is_icmp || !is_ip { 0 } else { ends[pick(way)].1 };
     // A slice without packets is the tail of a flow that fell silent: its time is that of the last packet before it.
-    let empty = hot.packets == [0; 2];
-    let shown = |way: usize| hot.packets[way] > 0 || empty && cold.heard(way);
+    let empty = hot.is_empty();
+    let shown = |way: usize| hot.half[way].packets > 0 || empty && cold.heard(way);
     let start = |way: usize| match way {
         way if empty && cold.heard(way) => hot.last[way],
         way if shown(way) => cold.start[way],
@@ -235,18 +470,19 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
     let (flags, type_code) = if is_icmp { ([0; 2], cold.initial) } else { (cold.initial, [0; 2]) };
     let (volume, packets) = volume(hot, cold, aside);
     let frame_octets = frame_octets(hot, aside);
+    let half = |way: usize| &hot.half[pick(way)];
     fn pair<T>(of: impl Fn(usize) -> T) -> [T; 2] {
         [of(FORWARD), of(REVERSE)]
     }
     FlowRecord {
         flow_id: cold.flow_id,
-        biflow_direction: BiflowDirection::from_number(cold.biflow_direction),
-        ingress_interface: u32::from(cold.interface),
+        biflow_direction: cold.biflow_direction(),
+        ingress_interface: wide.map_or(0, |wide| wide.interface),
         ethernet_type: ethernet_type(key),
         llc_saps: if key.kind == Kind::Llc as u8 { key.detail } else { 0 },
         vlan: key.vlan,
         customer_vlan: key.customer_vlan,
-        vlan_tags: cold.vlan_tags,
+        vlan_tags: cold.vlan_tags & !PRIORITY_TAG,
         source_mac: cold.source_mac,
         destination_mac: cold.destination_mac,
         source: address(FORWARD),
@@ -256,19 +492,19 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
         protocol: key.protocol,
         icmp_type_code: pair(|way| type_code[pick(way)]),
         class_of_service: pair(|way| cold.class_of_service[pick(way)]),
-        fragment_flags: pair(|way| fragment_flags(hot.flags[pick(way)])),
+        fragment_flags: pair(|way| fragment_flags(half(way).flags)),
         packets: pair(|way| packets[pick(way)]),
         octets: pair(|way| if is_ip { volume[pick(way)] } else { 0 }),
         layer2_octets: pair(|way| frame_octets[pick(way)]),
         start: pair(|way| start(pick(way))),
         end: pair(|way| end(pick(way))),
-        tcp_flags: pair(|way| hot.flags[pick(way)] & TCP_FLAGS),
+        tcp_flags: pair(|way| half(way).flags & TCP_FLAGS),
         initial_tcp_flags: pair(|way| flags[pick(way)]),
-        ttl_min: pair(|way| hot.ttl_min[pick(way)]),
-        ttl_max: pair(|way| hot.ttl_max[pick(way)]),
-        ip_len_min: pair(|way| hot.ip_len_min[pick(way)]),
-        ip_len_max: pair(|way| hot.ip_len_max[pick(way)]),
-        encapsulations: Encapsulations(cold.encapsulations),
+        ttl_min: pair(|way| half(way).ttl_min),
+        ttl_max: pair(|way| half(way).ttl_max),
+        ip_len_min: pair(|way| half(way).ip_len_min),
+        ip_len_max: pair(|way| half(way).ip_len_max),
+        encapsulations: wide.map_or(cold.tag(), |wide| Encapsulations(wide.encapsulations)),
         layer2_segment: tunnel.layer2_segment,
         mpls_top_label: tunnel.mpls_top_label,
         tunnel: tunnel.ends,
@@ -288,8 +524,8 @@ pub(super) fn record(hot: &Hot, cold: &Cold, aside: &Aside, tunnel: &Named) -> F
 }
 
 /// A talker's name and volume, and when the slice's first packet came.
-pub(super) fn talker(hot: &Hot, cold: &Cold, aside: &Aside) -> (Talker, Timestamp) {
-    let record = record(hot, cold, aside, &Named::default());
+pub(super) fn talker(hot: &Hot, cold: &Cold, aside: &Aside, wide: Option<&Wide>) -> (Talker, Timestamp) {
+    let record = record(hot, cold, aside, wide, &Named::default());
     let first = record.first();
     let FlowRecord { source, destination, source_port, destination_port, protocol, ethernet_type, .. } = record;
     let (octets, packets) = volume(hot, cold, aside);

@@ -10,9 +10,9 @@ use spanwatch_common::flow::tcp::{ACK, FIN, RST, SYN};
 
 use super::aside::{Asides, Gaps};
 use super::slot::{Cold, EXPECTS_ACK, FIN_SEEN, Hot, SEQUENCED};
-use crate::decode::{IS_FRAGMENT, Oddity, Packet};
+use crate::decode::{IS_FRAGMENT, Update};
 
-/// Bits of [`Packet::flags`] that decide whether a segment can be an ordinary one, which has ACK and none of the others.
+/// Bits of [`Update::flags`] that decide whether a segment can be an ordinary one, which has ACK and none of the others.
 pub(super) const SPECIAL: u16 = SYN | FIN | RST | ACK | IS_FRAGMENT;
 /// Farther than this from what was expected is not the same connection: no window is that large (RFC 7323 §2.3).
 const PLAUSIBLE: u32 = 1 << 30;
@@ -21,16 +21,16 @@ const REORDERING: Duration = Duration::from_millis(3);
 
 /// A segment that is not simply the next one; before it is counted.
 #[cold]
-pub(super) fn examine(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Packet) {
+pub(super) fn examine(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Update) {
     let way = packet.way.index();
     if packet.flags & (FIN | RST) != 0 {
-        hot.flags[way] |= FIN_SEEN;
+        hot.half[way].flags |= FIN_SEEN;
         if packet.flags & RST != 0 {
-            hot.flags[way ^ 1] |= FIN_SEEN;
+            hot.half[way ^ 1].flags |= FIN_SEEN;
         }
     }
     // A fragment's length is not the segment's.
-    if packet.flags & (RST | IS_FRAGMENT) != 0 || packet.odd == Oddity::BadTransportHeader {
+    if packet.flags & (RST | IS_FRAGMENT) != 0 || !packet.has_numbers {
         return;
     }
     if packet.window == 0 && packet.flags & (SYN | FIN) == 0 {
@@ -43,17 +43,17 @@ pub(super) fn examine(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packe
 }
 
 /// What the acknowledgement number says about the other direction.
-fn acknowledge(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Packet) {
+fn acknowledge(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Update) {
     let other = packet.way.opposite().index();
-    let (next, end) = (hot.next_seq[other], packet.acknowledgement);
+    let (next, end) = (hot.half[other].next_seq, packet.acknowledgement);
     if !cold.is_sequenced(other) {
         // As far ahead as a number can be, so that the acknowledgements of a one-sided feed do not come here one by one.
-        hot.next_seq[other] = end.wrapping_add(u32::MAX / 2);
+        hot.half[other].next_seq = end.wrapping_add(u32::MAX / 2);
         return;
     }
     let ahead = end.wrapping_sub(next);
     if ahead == 0 || ahead > u32::MAX / 2 {
-        if hot.flags[other] & EXPECTS_ACK == 0 {
+        if hot.half[other].flags & EXPECTS_ACK == 0 {
             return;
         }
         if cold.handshake[0] != 0 && cold.handshake[1] == 0 && ahead == 0 {
@@ -66,52 +66,52 @@ fn acknowledge(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Pac
                 return;
             }
         }
-        hot.flags[other] &= !EXPECTS_ACK;
+        hot.half[other].flags &= !EXPECTS_ACK;
     } else if ahead < PLAUSIBLE {
         let aside = asides.of(&mut cold.aside);
         let gaps = &mut aside.gaps[other];
         aside.missed_octets[other] += gaps.acknowledge(next) + u64::from(ahead);
         *gaps = Gaps { acknowledged_start: next, acknowledged_end: end, since: packet.at, ..Gaps::NONE };
-        hot.next_seq[other] = end;
-        hot.flags[other] &= !EXPECTS_ACK;
+        hot.half[other].next_seq = end;
+        hot.half[other].flags &= !EXPECTS_ACK;
     }
 }
 
 /// What the sequence number says about its own direction.
-fn advance(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Packet) {
+fn advance(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Update) {
     let way = packet.way.index();
     // SYN and FIN take a number each (RFC 9293 §3.4).
     let span = packet.payload_octets + u32::from(packet.flags & SYN != 0) + u32::from(packet.flags & FIN != 0);
-    let (next, start, end) = (hot.next_seq[way], packet.sequence, packet.sequence.wrapping_add(span));
+    let (next, start, end) = (hot.half[way].next_seq, packet.sequence, packet.sequence.wrapping_add(span));
     if !cold.is_sequenced(way) {
         cold.life |= SEQUENCED << way;
-        hot.next_seq[way] = end;
+        hot.half[way].next_seq = end;
         // Where the mirror shows the client's ACK first, the times mean nothing.
-        let is_answer = packet.flags & (SYN | ACK) == SYN | ACK && cold.asked(way ^ 1) && hot.flags[way ^ 1] & ACK == 0;
+        let is_answer = packet.flags & (SYN | ACK) == SYN | ACK && cold.asked(way ^ 1) && hot.half[way ^ 1].flags & ACK == 0;
         if is_answer {
             cold.handshake[0] = round_trip(packet, hot, way ^ 1);
-            hot.flags[way] |= EXPECTS_ACK;
+            hot.half[way].flags |= EXPECTS_ACK;
         }
         return;
     }
     let ahead = start.wrapping_sub(next);
     let is_other_connection = packet.flags & SYN != 0 && end != next;
     if ahead == 0 {
-        hot.next_seq[way] = end;
+        hot.half[way].next_seq = end;
     } else if is_other_connection || (PLAUSIBLE..=PLAUSIBLE.wrapping_neg()).contains(&ahead) {
         if cold.aside != 0 {
             asides.of(&mut cold.aside).gaps[way] = Gaps::NONE;
         }
-        hot.next_seq[way] = end;
+        hot.half[way].next_seq = end;
     } else if ahead < PLAUSIBLE {
         asides.of(&mut cold.aside).gaps[way].open(next, start, packet.at);
-        hot.flags[way] |= EXPECTS_ACK;
-        hot.next_seq[way] = end;
+        hot.half[way].flags |= EXPECTS_ACK;
+        hot.half[way].next_seq = end;
     } else if span > 0 {
         let behind = ahead.wrapping_neg();
         let is_longer = span > behind;
         if is_longer {
-            hot.next_seq[way] = end;
+            hot.half[way].next_seq = end;
         }
         // One octet back is a keep-alive (RFC 9293 §3.8.4), a window probe (§3.8.6.1), or what follows one.
         if behind > 1 || !is_longer && packet.flags & (SYN | FIN) != 0 {
@@ -121,7 +121,7 @@ fn advance(hot: &mut Hot, cold: &mut Cold, asides: &mut Asides, packet: &Packet)
 }
 
 /// A segment whose beginning lies before octets that were sent earlier.
-fn count_late(cold: &mut Cold, asides: &mut Asides, packet: &Packet, next: u32, end: u32) {
+fn count_late(cold: &mut Cold, asides: &mut Asides, packet: &Update, next: u32, end: u32) {
     let way = packet.way.index();
     let [server, client] = cold.handshake;
     let reordering = REORDERING.max(Duration::from_nanos(u64::from(server) + u64::from(client)));
@@ -143,6 +143,6 @@ fn count_late(cold: &mut Cold, asides: &mut Asides, packet: &Packet, next: u32, 
 }
 
 /// Nanoseconds since the last packet that went `other`. None when a capture without a clock of its own gave both the same time: unknown.
-fn round_trip(packet: &Packet, hot: &Hot, other: usize) -> u32 {
+fn round_trip(packet: &Update, hot: &Hot, other: usize) -> u32 {
     u32::try_from(packet.at.since(hot.last[other]).as_nanos()).unwrap_or(u32::MAX)
 }

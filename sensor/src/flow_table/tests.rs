@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use spanwatch_common::flow::{BiflowDirection, FORWARD, FlowEndReason, FlowState, REVERSE};
+use spanwatch_common::flow::{BiflowDirection, FORWARD, FlowEndReason, FlowRecord, FlowState, REVERSE};
 
 use super::*;
 use crate::capture::Frame;
@@ -97,15 +97,33 @@ fn table(settings: &FlowTableSettings) -> Bench {
 
 impl Bench {
     fn see(&mut self, said: &Said) -> &mut Self {
-        self.table.observe(&[said.packet()], &mut self.records);
+        self.observe(&[said.packet()]);
         self
+    }
+
+    fn observe(&mut self, packets: &[Packet]) {
+        self.gather(|table, out| table.observe(packets, out));
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        self.gather(|table, out| table.expire(now, out));
+    }
+
+    fn flush(&mut self, reason: FlowEndReason) {
+        self.gather(|table, out| table.flush(reason, out));
+    }
+
+    fn gather(&mut self, act: impl FnOnce(&mut FlowTable, &mut Records)) {
+        let mut out = Records::default();
+        act(&mut self.table, &mut out);
+        self.records.extend(out.iter());
     }
 
     fn until(&mut self, secs: f64) -> Vec<FlowRecord> {
         // In steps, as a live sensor does.
         let end = (secs * 10.0) as i64;
         for tenth in self.table.swept.as_nanos() / 100_000_000..=end {
-            self.table.expire(Timestamp::from_nanos(tenth * 100_000_000), &mut self.records);
+            self.expire(Timestamp::from_nanos(tenth * 100_000_000));
         }
         std::mem::take(&mut self.records)
     }
@@ -192,7 +210,7 @@ fn silence_ends_a_flow_also_when_nobody_looked_in_between() {
     let mut bench = table(&FlowTableSettings::default());
     let said = udp("10.0.0.1:40000 > 10.0.0.2:9999");
     let packets = [said.clone().at(1.0).packet(), said.clone().at(2.0).packet(), said.at(62.0).packet()];
-    bench.table.observe(&packets, &mut bench.records);
+    bench.observe(&packets);
     assert_eq!(states(&bench.records), [(FlowState::End, FlowEndReason::IdleTimeout, [2, 0])]);
     assert_eq!(bench.table.counts().flows.live, 1);
 }
@@ -202,7 +220,7 @@ fn two_connections_within_one_tick_of_the_clock_have_their_own_names() {
     let mut bench = table(&FlowTableSettings::default());
     let syn = tcp("10.0.0.1:40000 > 10.0.0.2:502").flags(SYN);
     bench.see(&syn).see(&tcp("10.0.0.2:502 > 10.0.0.1:40000").flags(RST | ACK)).see(&syn);
-    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    bench.flush(FlowEndReason::ForcedEnd);
     assert_eq!(bench.records.len(), 2);
     assert_ne!(bench.records[0].flow_id, bench.records[1].flow_id);
 }
@@ -282,10 +300,10 @@ fn counters_that_outgrow_their_line_go_on_beside_it() {
     let boastful = Packet { frame_octets: 60, ip_octets: 100, ..packet };
     for n in 0..200_000 {
         let packet = if n % 2 == 0 { packet } else { boastful };
-        bench.table.observe(&[packet], &mut bench.records);
+        bench.observe(&[packet]);
     }
     assert_eq!(bench.table.packets_held(), 200_000);
-    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    bench.flush(FlowEndReason::ForcedEnd);
     assert_eq!(states(&bench.records), [(FlowState::End, FlowEndReason::ForcedEnd, [200_000, 0])]);
     assert_eq!(bench.records[0].octets[0], 100_000 * (u64::from(u32::MAX - 20) + 100));
     assert_eq!(bench.records[0].layer2_octets[0], 100_000 * (u64::from(u32::MAX - 10) + 60));
@@ -317,12 +335,12 @@ proptest! {
             bench.see(&said);
             expected.entry((host, port)).or_default()[usize::from(back)] += 1;
             if millis % 5 == 0 {
-                bench.table.expire(Timestamp::from_nanos(now * 1_000_000), &mut bench.records);
+                bench.expire(Timestamp::from_nanos(now * 1_000_000));
             }
             let counts = bench.table.counts();
             prop_assert_eq!(counts.metered, counts.exported + bench.table.packets_held());
         }
-        bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+        bench.flush(FlowEndReason::ForcedEnd);
         prop_assert_eq!(bench.table.counts().flows.live, 0);
         let mut found: HashMap<(u8, u8), [u64; 2]> = HashMap::new();
         for record in &bench.records {

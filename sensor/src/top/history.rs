@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use spanwatch_common::health::{Health, Symptom, judge};
+use spanwatch_common::health::{Health, PortHealth, Symptom, judge};
 
 use crate::live_view::LiveView;
 
@@ -81,10 +81,20 @@ impl History {
         }
     }
 
-    /// What is wrong with the mirror.
+    /// What is wrong with the mirrors: each port by itself, named where there are several.
     pub fn symptoms(&self) -> Vec<Symptom> {
-        let (health, over) = self.judged();
-        judge(&Health::default(), &health, over)
+        let (Some(first), Some(last)) = (self.looks.front(), self.looks.back()) else { return Vec::new() };
+        let (_, over) = self.judged();
+        let is_since_start = over >= Duration::from_millis(last.uptime_millis);
+        let several = last.ports.len() > 1;
+        let of_port = |(n, port): (usize, &PortHealth)| {
+            let before = if is_since_start { None } else { first.judged_ports().nth(n) };
+            let before = before.map_or_else(Health::default, |port| port.health);
+            let name = if several { format!("{}: ", port.interface) } else { String::new() };
+            let symptoms = judge(&before, &port.health, over);
+            symptoms.into_iter().map(move |symptom| Symptom { says: format!("{name}{}", symptom.says), ..symptom })
+        };
+        last.judged_ports().enumerate().flat_map(of_port).collect()
     }
 }
 
@@ -107,6 +117,7 @@ mod tests {
     use spanwatch_common::health::SymptomKind;
 
     use super::*;
+    use crate::live_view::PortView;
 
     /// A look at a sensor that sees 1000 packets of 125 octets each second, `sliced_permille` of them cut short.
     fn look(secs: u64, sliced: u64) -> LiveView {
@@ -139,6 +150,26 @@ mod tests {
             history.add(look(secs, 500_000));
         }
         assert_eq!(history.judged().1, KEPT);
+    }
+
+    #[test]
+    fn a_silent_port_is_named_however_much_another_brings() {
+        let two = |secs: u64| {
+            let port = |interface: &str, packets| PortView {
+                port: PortHealth {
+                    interface: interface.into(),
+                    health: Health { packets, ..Health::default() },
+                    ..PortHealth::default()
+                },
+                ..PortView::default()
+            };
+            LiveView { uptime_millis: secs * 1000, ..LiveView::of(vec![port("eno2", secs * 1000), port("eno3", 70)]) }
+        };
+        let mut history = History::default();
+        (100..=160).for_each(|secs| history.add(two(secs)));
+        let symptoms = history.symptoms();
+        assert_eq!(symptoms.iter().map(|symptom| symptom.kind).collect::<Vec<_>>(), [SymptomKind::NoTraffic]);
+        assert!(symptoms[0].says.starts_with("eno3: "), "{}", symptoms[0].says);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use spanwatch_common::ledger::Ledger;
 use super::figures::{share, short, span, wrapped};
 use super::history::{History, Rates};
 use super::view::Styles;
-use crate::live_view::LiveView;
+use crate::live_view::{LiveView, PortView};
 
 /// A page that can be scrolled.
 pub(super) struct Sheet {
@@ -218,14 +218,23 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Each receive queue, then every count of the ledger that is not zero.
+/// Each receive queue of each port, then every count of the ledger that is not zero.
 pub(super) fn queues(look: &LiveView, styles: &Styles) -> Sheet {
-    let head = format!(
-        " {:<6}{:>17}{:>13}{:>13}{:>13}{:>14}",
-        "queue", "delivered", "ring starved", "ring full", "live flows", "ended early"
-    );
+    let head = format!(" {:<22}{:>16}{:>12}{:>12}{:>9}{:>8}", "queue", "delivered", "starved", "ring full", "flows", "ended");
     let heads = vec![Line::default(), Line::styled(head, styles.heading)];
-    let mut lines: Vec<Line<'static>> = look.queues.iter().enumerate().map(|(number, queue)| queue_line(number, queue)).collect();
+    let several = look.ports.len() > 1;
+    let names = look.ports.iter().flat_map(|view| (0..view.queues).map(|queue| format!("{} {queue}", view.port.interface)));
+    let mut names = names.filter(|_| several);
+    let line = |(number, queue): (usize, &Ledger)| queue_line(&names.next().unwrap_or_else(|| number.to_string()), queue);
+    let mut lines: Vec<Line<'static>> = look.queues.iter().enumerate().map(line).collect();
+    if several {
+        lines.push(Line::default());
+        let port = |view: &PortView| {
+            let packets = grouped(view.port.health.packets);
+            Line::from(format!(" {:<16}{:<18}{packets:>20} packets", view.port.interface, view.mode))
+        };
+        lines.extend(look.ports.iter().map(port));
+    }
     lines.push(Line::default());
     lines.push(Line::styled(" Every count that is not zero, all queues", styles.heading));
     let counts = look.ledger.counts();
@@ -234,10 +243,11 @@ pub(super) fn queues(look: &LiveView, styles: &Styles) -> Sheet {
     Sheet { heads, lines }
 }
 
-fn queue_line(number: usize, queue: &Ledger) -> Line<'static> {
+fn queue_line(name: &str, queue: &Ledger) -> Line<'static> {
     let Ledger { delivered, dropped, flows, .. } = queue;
-    let text = [dropped.ring_starved, dropped.ring_full, flows.live].map(|count| format!("{:>13}", grouped(count))).concat();
-    Line::from(format!(" {number:<6}{:>17}{text}{:>14}", grouped(*delivered), grouped(flows.evicted)))
+    let [starved, full] = [dropped.ring_starved, dropped.ring_full].map(grouped);
+    let (live, ended) = (grouped(flows.live), grouped(flows.evicted));
+    Line::from(format!(" {name:<22}{:>16}{starved:>12}{full:>12}{live:>9}{ended:>8}", grouped(*delivered)))
 }
 
 /// One snapshot as plain text, for scripts and for terminals that cannot be drawn on.
@@ -250,6 +260,11 @@ pub(super) fn plain(history: &History) -> String {
     let (judged, over) = history.judged();
     let up = span(Duration::from_millis(look.uptime_millis));
     let _ = writeln!(text, "{} with {}, up {up}", look.port.interface, look.mode);
+    for PortView { mode, queues, port, .. } in look.ports.iter().filter(|_| look.ports.len() > 1) {
+        let packets = port.health.packets;
+        let _ =
+            writeln!(text, "port {}: {} with {mode}, {queues} queues, {packets} packets", port.observation_point, port.interface);
+    }
     let _ = writeln!(
         text,
         "per second: {} packets, {} bits, {} new flows, {} lost packets",

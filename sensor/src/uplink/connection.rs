@@ -137,7 +137,7 @@ async fn speak(
     let lost = |source| Trouble::from_stream(&settings.collector, source);
     let stats = || {
         let ledger = shared.exporter().ledger();
-        Message::Stats(Stats { boot, ledger, capture: shared.capture.clone(), ports: vec![shared.port()] })
+        Message::Stats(Stats { boot, ledger, capture: shared.capture.clone(), ports: shared.ports() })
     };
     let mut ticks = tokio::time::interval(STATS_INTERVAL);
     loop {

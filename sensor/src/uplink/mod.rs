@@ -14,6 +14,7 @@ pub mod identity;
 pub mod settings;
 pub mod trouble;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -33,10 +34,8 @@ use self::identity::{Identity, IdentityError};
 use self::settings::UplinkSettings;
 use self::trouble::Trouble;
 use crate::export::{ExportSettings, Exporter, Harvest};
-use crate::flow_table::Talker;
+use crate::flow_table::{Records, Talker};
 
-/// observationPointId of the one port that a sensor captures on.
-pub const OBSERVATION_POINT: u32 = 1;
 /// What this program calls itself in the hello.
 const SOFTWARE: &str = concat!("spanwatch-sensor ", env!("CARGO_PKG_VERSION"));
 /// Harvests that may wait for the harvest thread.
@@ -75,6 +74,17 @@ pub struct Uplink {
     shipping: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// A capture port and who reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// observationPointId in its records, from 1.
+    pub observation_point: u32,
+    /// Name of its interface.
+    pub interface: String,
+    /// Numbers of the workers that read its queues.
+    pub workers: Range<usize>,
+}
+
 /// How the connection is doing, for /metrics, /healthz and /live.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -105,8 +115,10 @@ struct Shared {
     link: Mutex<Link>,
     /// How packets are captured, told to the collector.
     capture: String,
-    /// Name of the capture port.
-    interface: String,
+    /// The capture ports, in the order of their observation points.
+    ports: Vec<Port>,
+    /// Where the spent buffers of each worker go.
+    spent: Mutex<Vec<Option<Sender<Records>>>>,
     /// Something to send, something acknowledged, or time to stop.
     wake: Notify,
     /// No more harvests will come.
@@ -119,7 +131,7 @@ struct Shared {
 
 impl Uplink {
     /// Starts both threads. `boot` must be larger than at any earlier start of this sensor (nanoseconds since the epoch);
-    /// `capture` tells the collector how packets are captured, `interface` where.
+    /// `capture` tells the collector how packets are captured, `ports` where.
     ///
     /// The sender is for the workers. It never blocks for the network, but may be full for a moment: use `try_send`, and keep
     /// the harvest for the next turn when it is.
@@ -131,7 +143,7 @@ impl Uplink {
         export: ExportSettings,
         boot: u64,
         capture: impl Into<String>,
-        interface: impl Into<String>,
+        ports: Vec<Port>,
     ) -> Result<(Self, Sender<Harvest>), UplinkError> {
         let identity = Identity::load(&settings.identity)?;
         let sensor = identity.name.clone();
@@ -142,7 +154,8 @@ impl Uplink {
             exporter: Mutex::new(Exporter::new(sensor, boot, export.clone())),
             link: Mutex::new(Link::default()),
             capture: capture.into(),
-            interface: interface.into(),
+            ports,
+            spent: Mutex::default(),
             wake: Notify::new(),
             stopping: AtomicBool::new(false),
             harvested: AtomicBool::new(false),
@@ -166,14 +179,23 @@ impl Uplink {
         Ok((Self { shared, harvesting: Mutex::new(Some(harvesting)), shipping: Mutex::new(Some(shipping)) }, sender))
     }
 
+    /// Gives the spent buffers of records of `worker` back to it, as long as `spent` has room.
+    pub fn give_back(&self, worker: usize, spent: Sender<Records>) {
+        let mut all = self.shared.spent();
+        if all.len() <= worker {
+            all.resize(worker + 1, None);
+        }
+        all[worker] = Some(spent);
+    }
+
     /// The account of the whole sensor, as of now.
     pub fn ledger(&self) -> Ledger {
         self.shared.exporter().ledger()
     }
 
-    /// What the capture port is judged by, as of now.
-    pub fn port(&self) -> PortHealth {
-        self.shared.port()
+    /// What each capture port is judged by, as of now, in the order of their observation points.
+    pub fn ports(&self) -> Vec<PortHealth> {
+        self.shared.ports()
     }
 
     /// The account of each worker up to the flow table, as of now.
@@ -240,9 +262,18 @@ impl Shared {
         self.exporter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn port(&self) -> PortHealth {
-        let health = self.exporter().health();
-        PortHealth { observation_point: OBSERVATION_POINT, interface: self.interface.clone(), health }
+    fn ports(&self) -> Vec<PortHealth> {
+        let exporter = self.exporter();
+        let port = |port: &Port| PortHealth {
+            observation_point: port.observation_point,
+            interface: port.interface.clone(),
+            health: exporter.health_of(port.workers.clone()),
+        };
+        self.ports.iter().map(port).collect()
+    }
+
+    fn spent(&self) -> MutexGuard<'_, Vec<Option<Sender<Records>>>> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -305,7 +336,11 @@ fn harvest(shared: &Shared, harvests: &Receiver<Harvest>, pace: Duration) {
         let mut exporter = shared.exporter();
         let was_empty = first.is_none();
         for harvest in first.into_iter().chain(harvests.try_iter()) {
-            exporter.take(now, harvest);
+            let worker = harvest.worker;
+            let records = exporter.take(now, harvest);
+            if let Some(Some(spent)) = shared.spent().get(worker) {
+                let _ = spent.try_send(records); // a worker that has enough of them leaves it to be freed
+            }
             let due = exporter.ship_due(now);
             ship(&mut exporter, due);
         }

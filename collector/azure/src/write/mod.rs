@@ -113,6 +113,8 @@ pub struct Skipped {
     pub protocol: u64,
     /// One address is blank (a Traffic Analytics row imported for parity), which no tuple can say.
     pub blank_address: u64,
+    /// A sensor's sum over all flows between two prefixes, which had no place in its flow table: a tuple names two addresses.
+    pub aggregate: u64,
     /// Without a time, or before 1970-01-01, or at a time of which seconds and milliseconds cannot be told apart.
     pub time: u64,
 }
@@ -120,7 +122,7 @@ pub struct Skipped {
 impl Skipped {
     /// All together.
     pub const fn total(&self) -> u64 {
-        self.layer2 + self.protocol + self.blank_address + self.time
+        self.layer2 + self.protocol + self.blank_address + self.aggregate + self.time
     }
 }
 
@@ -165,6 +167,9 @@ pub type Sink<'s> = &'s mut dyn FnMut(&str, &[u8]) -> io::Result<()>;
 /// A tuple has the time of the record's first packet, whatever its state, so that detection by windows finds the same on both sides.
 /// Azure's direction is kept; of a sensor's record it is outbound if the source lies inside the sites (and is then logged at the
 /// source's MAC address), else inbound if the destination does, else outbound.
+///
+/// Counters of a record of sampled packets are multiplied by the population, because no format can say that they were sampled. The two
+/// halves of a flow that was seen one-sided are two tuples, each with a direction of zeros.
 #[derive(Debug)]
 pub struct Writer(Kind);
 
@@ -190,6 +195,8 @@ impl Writer {
     /// # Errors
     /// The sink's, or too many files.
     pub fn write(&mut self, record: &FlowRecord, inside: impl Fn(Address) -> bool, sink: Sink<'_>) -> Result<(), WriteError> {
+        let estimated = (record.sampling_population > 1).then(|| estimated(record));
+        let record = estimated.as_ref().unwrap_or(record);
         match &mut self.0 {
             Kind::FlowLog(writer) => writer.write(record, &inside, sink),
             Kind::Fold(writer) => writer.write(record, &inside, sink),
@@ -242,12 +249,20 @@ fn or<'t>(text: &'t Arc<str>, fallback: &'t Arc<str>) -> &'t Arc<str> {
     if text.is_empty() { fallback } else { text }
 }
 
+/// What all packets would have been counted as, by those that were looked at.
+fn estimated(record: &FlowRecord) -> FlowRecord {
+    let times = |counts: [u64; 2]| counts.map(|count| count.saturating_mul(u64::from(record.sampling_population)));
+    FlowRecord { packets: times(record.packets), octets: times(record.octets), ..record.clone() }
+}
+
 /// Whether the record can be told in any of the formats; counts it otherwise.
 fn tellable(record: &FlowRecord, skipped: &mut Skipped) -> bool {
     /// Before this a time in milliseconds would be taken for seconds.
     const FIRST: Timestamp = Timestamp::from_secs(100_000_000);
     let reason = if record.is_layer2() {
         &mut skipped.layer2
+    } else if record.prefix_lengths != [0; 2] {
+        &mut skipped.aggregate
     } else if record.first() < FIRST {
         &mut skipped.time
     } else {

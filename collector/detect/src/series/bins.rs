@@ -42,6 +42,11 @@ pub(crate) trait Rule: Send {
     /// The keys under which `row` counts; none if it does not.
     fn keys(&self, row: &Row) -> Self::Keys;
 
+    /// See [`Detector::adds_up`].
+    fn adds_up(&self) -> bool {
+        false
+    }
+
     /// A cell without any row.
     fn fresh(&self) -> Self::Cell;
 
@@ -208,6 +213,10 @@ impl<R: Rule> Detector for Binned<R> {
         let last = self.clock.absorbed.minus(self.open.length()).floor(self.schedule.every).plus(self.schedule.every);
         self.judge_until(last, findings);
         self.rule.conclude(&mut self.past, findings);
+    }
+
+    fn adds_up(&self) -> bool {
+        self.rule.adds_up()
     }
 
     fn state(&self) -> &State {

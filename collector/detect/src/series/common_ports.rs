@@ -132,6 +132,10 @@ impl bins::Rule for CommonPort {
         counts.then_some(row.port)
     }
 
+    fn adds_up(&self) -> bool {
+        self.card.variant == Variant::Fixed
+    }
+
     fn fresh(&self) -> Cell {
         Cell { tally: Tally::default(), octets: 0, sources: Card::default() }
     }
@@ -140,7 +144,7 @@ impl bins::Rule for CommonPort {
         let count = flows(self.card.variant, row);
         cell.tally.add(count, row.at);
         cell.octets = cell.octets.saturating_add(row.octets_total());
-        if row.source.is_some() {
+        if row.source.is_some() && !row.aggregate {
             cell.sources.insert(row.source.0);
         }
     }

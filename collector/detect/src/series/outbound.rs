@@ -186,7 +186,13 @@ impl bins::Rule for Outbound {
             Variant::Fixed => row.class == FlowClass::External && row.direction != Direction::Inbound,
         };
         let counts = outside && row.source.is_some() && looks_at(self.card.variant, &self.exclude, row);
-        counts.then(|| (Name(row.observer.clone()), row.source))
+        // A prefix adds to the hour, but is no source that could be told.
+        let source = if row.source_prefix.is_some() { Address::NONE } else { row.source };
+        counts.then(|| (Name(row.observer.clone()), source))
+    }
+
+    fn adds_up(&self) -> bool {
+        self.card.variant == Variant::Fixed
     }
 
     fn fresh(&self) -> Sent {
@@ -195,7 +201,9 @@ impl bins::Rule for Outbound {
 
     fn add(&self, cell: &mut Sent, row: &Row) {
         cell.tally.add(row.octets[FORWARD], row.at);
-        cell.peers.insert(row.destination.0);
+        if !row.aggregate {
+            cell.peers.insert(row.destination.0);
+        }
     }
 
     fn weight(&self, cell: &Sent) -> u64 {
@@ -223,7 +231,8 @@ impl bins::Rule for Outbound {
             let from = findings.len();
             let Some(bins) = past.observers.get(observer) else { continue };
             for (hour, expected) in self.odd_hours(since, bins, now) {
-                let sources = past.sources.get(&hour).into_iter().flatten().filter(|((seen_by, _), _)| seen_by == observer);
+                let sources = past.sources.get(&hour).into_iter().flatten();
+                let sources = sources.filter(|((seen_by, source), _)| seen_by == observer && source.is_some());
                 findings.extend(sources.map(|(key, sent)| self.finding(key, sent, hour, expected)));
             }
             if self.card.variant == Variant::Fixed {

@@ -311,15 +311,30 @@ impl<N: Write> Gather<'_, N> {
         let mut gathering = Gathering::new(window);
         let mut names = Names::default();
         let mut overfull = false;
+        let (mut in_aggregates, mut sampled) = (0_u64, false);
         let mut close = |window, conversation, tally| overfull |= add(window, &conversation, &tally).is_err();
         let mut take = |sensor: &str, record: FlowRecord| {
             if let Some(row) = Row::of(&names.of(sensor), &record, &sites).filter(keep) {
-                gathering.observe(&row, record.last(), &mut close);
+                sampled |= record.sampling_population > 1;
+                if row.aggregate {
+                    in_aggregates = in_aggregates.saturating_add(row.octets_total());
+                } else {
+                    gathering.observe(&row, record.last(), &mut close);
+                }
             }
             Ok(())
         };
         store::records(&self.config.store, period.span(self.now)?, filter.as_deref(), &mut take).await?;
         gathering.finish(&mut close);
+        if in_aggregates > 0 {
+            writeln!(
+                self.notes,
+                "{in_aggregates} octets belong to nobody here: a sensor's flow table was full, and it added them up by prefixes"
+            )?;
+        }
+        if sampled {
+            writeln!(self.notes, "octets are estimates in part: a sensor could look at some of the packets only")?;
+        }
         if gathering.cut() > 0 {
             writeln!(
                 self.notes,

@@ -66,12 +66,20 @@ impl Network {
     }
 }
 
+/// How a source is compressed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
 /// A source whose first bytes are known.
 pub struct Opened {
     /// The first bytes, unpacked; fewer than [`HEAD_LEN`] only when there are no more.
     pub head: Vec<u8>,
-    /// Whether it is compressed with gzip.
-    pub is_gzip: bool,
+    /// Whether it is compressed, with gzip or zstd.
+    pub is_packed: bool,
     /// Behind the head.
     body: Box<dyn Read>,
     source: Source,
@@ -85,17 +93,23 @@ pub struct Opened {
 /// It cannot be read, with a reason that names no secret.
 pub fn open(source: &Source, network: &Arc<Network>, taken: &Arc<AtomicU64>) -> io::Result<Opened> {
     let mut raw = body(source, network, taken, 0)?;
-    let mut magic = Vec::with_capacity(2);
-    raw.by_ref().take(2).read_to_end(&mut magic)?;
-    let is_gzip = magic == [0x1f, 0x8b];
-    let whole = Read::chain(Cursor::new(magic), raw);
-    let mut body: Box<dyn Read> = match is_gzip {
-        true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, whole))),
-        false => Box::new(whole),
+    let mut magic = Vec::with_capacity(4);
+    raw.by_ref().take(4).read_to_end(&mut magic)?;
+    let packing = match magic.as_slice() {
+        [0x1f, 0x8b, ..] => Packing::Gzip,         // RFC 1952 §2.3.1
+        [0x28, 0xb5, 0x2f, 0xfd] => Packing::Zstd, // RFC 8878 §3.1.1
+        _ => Packing::None,
     };
+    let whole = Read::chain(Cursor::new(magic), raw);
+    let mut body: Box<dyn Read> = match packing {
+        Packing::Gzip => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, whole))),
+        Packing::Zstd => Box::new(zstd::Decoder::new(whole)?),
+        Packing::None => Box::new(whole),
+    };
+    let is_packed = packing != Packing::None;
     let mut head = Vec::with_capacity(HEAD_LEN);
     body.by_ref().take(HEAD_LEN as u64).read_to_end(&mut head)?;
-    Ok(Opened { head, is_gzip, body, source: source.clone(), network: Arc::clone(network), taken: Arc::clone(taken) })
+    Ok(Opened { head, is_packed, body, source: source.clone(), network: Arc::clone(network), taken: Arc::clone(taken) })
 }
 
 impl Opened {
@@ -104,7 +118,7 @@ impl Opened {
     /// # Errors
     /// It cannot be read.
     pub fn from(self, offset: u64) -> io::Result<Box<dyn Read>> {
-        let can_jump = !self.is_gzip && !self.source.is_standard_input();
+        let can_jump = !self.is_packed && !self.source.is_standard_input();
         if can_jump && offset > self.head.len() as u64 {
             drop(self.body);
             return body(&self.source, &self.network, &self.taken, offset);

@@ -57,7 +57,7 @@ pub struct FileState {
     pub head: Head,
     /// Every row before this is stored, and no other.
     pub resume: Resume,
-    /// JSON lines of ours; else a format of Azure's.
+    /// Records of ours, as JSON lines or batches; else a format of Azure's.
     pub is_lines: bool,
     /// Its length when it was read to its end; none while it was not.
     pub done: Option<u64>,

@@ -51,7 +51,8 @@ struct Port {
 
 /// Opens a socket on every RX queue of the interface, fills the program's map, then attaches the program: in the driver, or
 /// else generically. Gives one source per queue, where the program runs, and whether all sockets are zero-copy.
-pub(super) fn open(interface: &Interface, settings: &Settings) -> Result<(Vec<AfXdp>, Hook, bool), CaptureError> {
+/// The interface shares the memory for rings with `ports` - 1 others.
+pub(super) fn open(interface: &Interface, settings: &Settings, ports: u32) -> Result<(Vec<AfXdp>, Hook, bool), CaptureError> {
     let name = &interface.name;
     let config = Config {
         queues: interface.rx_queues,
@@ -61,10 +62,18 @@ pub(super) fn open(interface: &Interface, settings: &Settings) -> Result<(Vec<Af
     let mut program = Program::load(&config).map_err(|error| refused(error.doing.to_owned(), &error.source))?;
 
     let frame_size = frame_size(interface.mtu);
-    let slots = affordable_slots(settings.ring_slots, frame_size, interface.rx_queues, available_memory());
+    let wanted = settings.slots(interface.speed_mbits, interface.rx_queues);
+    let slots = affordable_slots(wanted, frame_size, interface.rx_queues * ports, available_memory());
     let mut sockets = Vec::new();
     for queue in 0..interface.rx_queues {
-        let plan = Plan { ifindex: interface.index, queue, slots, frame_size, huge_pages: settings.huge_pages };
+        let plan = Plan {
+            ifindex: interface.index,
+            queue,
+            slots,
+            frame_size,
+            huge_pages: settings.huge_pages,
+            busy_poll_micros: settings.busy_poll_micros,
+        };
         let socket = Socket::open(&plan).map_err(|(step, error)| refused(format!("{step} for {name} queue {queue}"), &error))?;
         program
             .set_socket(queue, socket.as_fd())
@@ -82,7 +91,7 @@ pub(super) fn open(interface: &Interface, settings: &Settings) -> Result<(Vec<Af
     let sources = (0..)
         .zip(sockets)
         .map(|(queue, socket)| AfXdp {
-            description: describe(name, queue, hook, &socket, settings.ring_slots),
+            description: describe(name, queue, hook, &socket, wanted, settings.busy_poll_micros),
             socket,
             queue,
             port: Arc::clone(&port),
@@ -123,7 +132,8 @@ impl Capture for AfXdp {
             cause: format!("the kernel names {} octets at {}, which is no frame of ours", bad.len, bad.address),
             remedy: "this is a fault of kernel or driver; use mode = \"packet\" until it is mended".into(),
         })?;
-        if packets > 0 && fill.needs_wakeup() {
+        // With busy polling nobody but this call runs the driver's receive loop.
+        if packets > 0 && (fill.needs_wakeup() || self.socket.busy_poll_micros > 0) {
             syscall::wake_receive(self.socket.as_fd());
         }
         Ok(if packets == 0 && self.stopped && max > 0 { Drained::Ended } else { Drained::Frames(packets) })
@@ -157,6 +167,15 @@ impl Capture for AfXdp {
                 ..Dropped::default()
             },
         })
+    }
+
+    fn sample(&mut self, one_in: u32) -> Result<bool, CaptureError> {
+        let sampled = self.port.program().sample(self.queue, one_in);
+        sampled.map_err(|error| refused(error.doing.to_owned(), &error.source)).map(|()| true)
+    }
+
+    fn stamps(&self) -> bool {
+        false
     }
 
     fn describe(&self) -> &str {
@@ -225,7 +244,7 @@ fn refused(doing: String, error: &std::io::Error) -> CaptureError {
         ),
         _ if socket::is_lack_of_memory(error) => (
             CaptureErrorKind::NoMemory,
-            "make ring_slots smaller, or raise the limit of locked memory (systemd: LimitMEMLOCK=infinity, or the capability IPC_LOCK)",
+            "make stall_millis or ring_slots smaller, or raise the limit of locked memory (systemd: LimitMEMLOCK=infinity, or the capability IPC_LOCK)",
         ),
         Some(libc::EBUSY) => {
             (CaptureErrorKind::Busy, "another program has an AF_XDP socket on this queue; stop it, or use mode = \"packet\"")
@@ -261,7 +280,7 @@ fn available_memory() -> u64 {
     kib.map_or(u64::MAX, |kib| kib * 1024)
 }
 
-fn describe(name: &str, queue: u32, hook: Hook, socket: &Socket, wanted: u32) -> String {
+fn describe(name: &str, queue: u32, hook: Hook, socket: &Socket, wanted: u32, busy_poll_wanted: u32) -> String {
     let hook = match hook {
         Hook::Native => "native",
         Hook::Generic => "generic",
@@ -269,7 +288,12 @@ fn describe(name: &str, queue: u32, hook: Hook, socket: &Socket, wanted: u32) ->
     let copy = if socket.zero_copy { "zero-copy" } else { "copy" };
     let fewer = if socket.slots < wanted { format!(" (of {wanted} asked for; memory allows no more)") } else { String::new() };
     let jumbo = if socket.multi_buffer { ", several buffers per packet" } else { "" };
-    format!("af_xdp {hook} {copy} on {name} queue {queue}, {} slots{fewer}, {}{jumbo}", socket.slots, socket.pages().name())
+    let busy = match (busy_poll_wanted, socket.busy_poll_micros) {
+        (0, _) => String::new(),
+        (_, 0) => ", no busy polling (the kernel refuses it)".into(),
+        (_, micros) => format!(", busy polling {micros} µs"),
+    };
+    format!("af_xdp {hook} {copy} on {name} queue {queue}, {} slots{fewer}, {}{jumbo}{busy}", socket.slots, socket.pages().name())
 }
 
 #[cfg(test)]

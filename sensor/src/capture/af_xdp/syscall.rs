@@ -137,6 +137,19 @@ pub(super) fn is_zero_copy(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
+/// Asks the kernel to run the driver's receive loop on the core that reads the socket, for up to `micros` at a time. Gives what is in
+/// force afterwards: 0 when the kernel does not prefer busy polling.
+pub(super) fn busy_poll(socket: BorrowedFd<'_>, micros: u32) -> io::Result<u32> {
+    /// Packets of one round, as the kernel's own loop takes them.
+    const BUDGET: c_int = 64;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, &1)?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, &micros.cast_signed())?;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL_BUDGET, &BUDGET)?;
+    let preferred = get_option(socket, libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, 0)?;
+    let in_force = get_option(socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, 0)?;
+    Ok(if preferred == 1 { in_force.max(0).cast_unsigned() } else { 0 })
+}
+
 /// Binds the socket to one RX queue.
 pub(super) fn bind(socket: BorrowedFd<'_>, ifindex: u32, queue: u32, flags: u16) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
@@ -242,6 +255,31 @@ pub(crate) fn clock_state() -> io::Result<(bool, Duration)> {
     Ok((state.status & libc::STA_UNSYNC == 0, error))
 }
 
+/// The cores that the calling thread may run on.
+pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
+    // SAFETY: `cpu_set_t` is an array of integers, for which zero is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` lives across the call and is written within its own size; 0 is the calling thread.
+    if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: CPU_ISSET reads a bit below CPU_SETSIZE, the number of bits in the set.
+    Ok((0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect())
+}
+
+/// Lets the calling thread, and those it starts from now on, run on these cores only.
+pub(crate) fn pin_thread(cores: &[usize]) -> io::Result<()> {
+    // SAFETY: `cpu_set_t` is an array of integers, for which zero is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &core in cores.iter().filter(|&&core| core < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the bit lies below CPU_SETSIZE, the number of bits in the set.
+        unsafe { libc::CPU_SET(core, &mut set) };
+    }
+    // SAFETY: `set` lives across the call and the size is its own; 0 is the calling thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// One ioctl that takes an `ifreq` holding the interface's name.
 fn interface_ioctl(name: &str, request: libc::Ioctl, fill: impl FnOnce(&mut libc::ifreq)) -> io::Result<libc::ifreq> {
     use std::os::fd::AsFd;
@@ -278,17 +316,17 @@ pub(in crate::capture) fn ethtool_value(name: &str, command: u32) -> io::Result<
     Ok(value[1])
 }
 
-/// RX queues in use (`ETHTOOL_GCHANNELS`: receive-only plus combined channels).
-pub(in crate::capture) fn rx_channels(name: &str) -> io::Result<u32> {
+/// RX queues in use (`ETHTOOL_GCHANNELS`): receive-only channels, and combined ones.
+pub(in crate::capture) fn rx_channels(name: &str) -> io::Result<(u32, u32)> {
     const GET_CHANNELS: u32 = 0x3c;
     // struct ethtool_channels: cmd, max rx/tx/other/combined, rx/tx/other/combined count.
     let mut channels: [u32; 9] = [GET_CHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
     interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = channels.as_mut_ptr().cast())?;
-    Ok(channels[5] + channels[8])
+    Ok((channels[5], channels[8]))
 }
 
 /// How the card spreads packets over RX queues.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::capture) struct ReceiveHash {
     /// The secret key of the hash.
     pub(in crate::capture) key: Vec<u8>,
@@ -296,6 +334,8 @@ pub(in crate::capture) struct ReceiveHash {
     pub(in crate::capture) toeplitz: bool,
     /// Source and destination are mixed before hashing (symmetric-xor, symmetric-or-xor).
     pub(in crate::capture) mixed: bool,
+    /// The RX queue for each hash value, modulo its length; empty where the card has no such table.
+    pub(in crate::capture) table: Vec<u32>,
 }
 
 /// The receive hash of the interface (`ETHTOOL_GRSSH`).
@@ -303,6 +343,8 @@ pub(in crate::capture) fn receive_hash(name: &str) -> io::Result<ReceiveHash> {
     const GET_RECEIVE_HASH: u32 = 0x46;
     const HEAD: usize = 6;
     const TOEPLITZ: u8 = 1;
+    const SYMMETRIC_XOR: u8 = 1;
+    const SYMMETRIC_OR_XOR: u8 = 2;
     // struct ethtool_rxfh: cmd, context, table size, key size, function and mixing (octets), reserved; then table and key. The
     // kernel answers sizes of zero with the sizes it has, and fills in no more than it is given.
     let mut request = vec![0_u32; HEAD];
@@ -315,7 +357,24 @@ pub(in crate::capture) fn receive_hash(name: &str) -> io::Result<ReceiveHash> {
     interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = request.as_mut_ptr().cast())?;
     let [function, mixing, ..] = request[4].to_ne_bytes();
     let octets = request[HEAD + table..].iter().flat_map(|word| word.to_ne_bytes());
-    Ok(ReceiveHash { key: octets.take(key).collect(), toeplitz: function & TOEPLITZ != 0, mixed: mixing != 0 })
+    Ok(ReceiveHash {
+        key: octets.take(key).collect(),
+        toeplitz: function & TOEPLITZ != 0,
+        mixed: matches!(mixing, SYMMETRIC_XOR | SYMMETRIC_OR_XOR),
+        table: request[HEAD..HEAD + table].to_vec(),
+    })
+}
+
+/// What the card hashes of packets of a kind (`ETHTOOL_GRXFH`; `flow_type` as `TCP_V4_FLOW`): the `RXH_*` bits.
+pub(in crate::capture) fn hashed_fields(name: &str, flow_type: u32) -> io::Result<u64> {
+    const GET_FIELDS: u32 = 0x29;
+    // struct ethtool_rxnfc: cmd, flow_type, data of eight octets; then a rule, which this request leaves alone. 512 octets hold it.
+    let mut request = [0_u32; 128];
+    request[..2].copy_from_slice(&[GET_FIELDS, flow_type]);
+    interface_ioctl(name, libc::SIOCETHTOOL, |argument| argument.ifr_ifru.ifru_data = request.as_mut_ptr().cast())?;
+    let [a, b, c, d] = request[2].to_ne_bytes();
+    let [e, f, g, h] = request[3].to_ne_bytes();
+    Ok(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// The name of the interface's driver (`ETHTOOL_GDRVINFO`).

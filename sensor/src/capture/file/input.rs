@@ -1,89 +1,119 @@
-//! The octets of a capture file, whatever they are packed in, through one large buffer.
+//! The octets of a capture file one after another: a plain file through a mapping, anything else through one large buffer.
 
 use std::fmt::Write as _;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::Duration;
 
-use flate2::bufread::MultiGzDecoder;
+use super::mapped::Mapped;
+use super::unpack::Octets;
 
-/// Octets of the buffer; it grows only for a packet or block that is longer.
+/// Octets of the buffer; it grows only for a batch that is longer.
 const BUFFER_OCTETS: usize = 256 << 10;
+/// Octets of a mapping that enter the page table at a time.
+const POPULATED_OCTETS: usize = 2 << 20;
 
-/// Decompressed octets per call. A decompressor that finds damage gives nothing of that call, so this much before it is lost at most.
-const PIECE_OCTETS: usize = 4 << 10;
-
-/// A file being read, decompressed if need be, from its beginning to its end.
+/// A file being read from its beginning to its end.
 pub(super) struct Input {
-    packed: Packed,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    from: From,
     offset: u64,
 }
 
-/// What the file is packed in, told by its first octets.
-enum Packed {
-    Plain(Counted),
-    Gzip(Box<MultiGzDecoder<BufReader<Counted>>>),
-    Zstd(Box<zstd::Decoder<'static, BufReader<Counted>>>),
+enum From {
+    /// A plain file, up to where it ended when it was opened.
+    Mapping { mapped: Arc<Mapped>, file: Arc<std::fs::File>, start: usize, populated: usize },
+    /// A packed file or a pipe, or what was appended to a plain file meanwhile.
+    Buffer { octets: Octets, buffer: Vec<u8>, start: usize, end: usize },
 }
 
-/// The file itself, and how much of it was read.
-struct Counted {
-    reader: io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>>,
-    octets: u64,
+/// What came of reading on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// So much is there.
+    Enough,
+    /// Not yet: somebody else has to do something first.
+    NotYet,
+    /// The file has no more.
+    Ended,
 }
 
 impl Input {
-    /// Looks at the first octets and reads no further.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub(super) fn new(mut reader: Box<dyn Read + Send>) -> io::Result<Self> {
-        let mut magic = Vec::with_capacity(4);
-        reader.by_ref().take(4).read_to_end(&mut magic)?;
-        let (is_gzip, is_zstd) = (magic.starts_with(&[0x1f, 0x8b]), begins_zstd(&magic));
-        let file = Counted { reader: Cursor::new(magic).chain(reader), octets: 0 };
-        let packed = if is_gzip {
-            Packed::Gzip(Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_OCTETS, file))))
-        } else if is_zstd {
-            Packed::Zstd(Box::new(zstd::Decoder::with_buffer(BufReader::with_capacity(BUFFER_OCTETS, file))?))
-        } else {
-            Packed::Plain(file)
-        };
-        Ok(Self { packed, buffer: vec![0; BUFFER_OCTETS], start: 0, end: 0, offset: 0 })
+    /// A plain file; `file` is the one that is mapped.
+    pub(super) const fn mapped(mapped: Arc<Mapped>, file: Arc<std::fs::File>) -> Self {
+        Self { from: From::Mapping { mapped, file, start: 0, populated: 0 }, offset: 0 }
+    }
+
+    /// Any other.
+    pub(super) fn buffered(octets: Octets) -> Self {
+        Self { from: From::Buffer { octets, buffer: vec![0; BUFFER_OCTETS], start: 0, end: 0 }, offset: 0 }
     }
 
     /// What was read and not yet passed.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+        match &self.from {
+            From::Mapping { mapped, start, .. } => &mapped.bytes()[*start..],
+            From::Buffer { buffer, start, end, .. } => &buffer[*start..*end],
+        }
     }
 
     /// Goes on behind the first `octets` of [`bytes`](Self::bytes), which must be there.
     pub(super) fn pass(&mut self, octets: usize) {
-        self.start += octets;
         self.offset += octets as u64;
+        match &mut self.from {
+            From::Mapping { mapped, start, populated, .. } => {
+                *start += octets;
+                if *start + POPULATED_OCTETS / 2 > *populated && *populated < mapped.bytes().len() {
+                    let end = (*populated + POPULATED_OCTETS).min(mapped.bytes().len());
+                    mapped.populate(*populated..end);
+                    *populated = end;
+                }
+            }
+            From::Buffer { start, .. } => *start += octets,
+        }
     }
 
-    /// Reads on until [`bytes`](Self::bytes) are at least so many; says whether the file had as many.
+    /// Reads on until [`bytes`](Self::bytes) are at least so many.
     ///
     /// # Errors
     /// The file cannot be read, or what it is packed in is damaged. What was read before is there.
-    pub(super) fn fill(&mut self, octets: usize) -> io::Result<bool> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.len() < octets {
-            self.buffer.resize(octets, 0);
+    pub(super) fn fill(&mut self, wanted: usize) -> io::Result<Filled> {
+        if let From::Mapping { file, .. } = &self.from {
+            if self.bytes().len() >= wanted {
+                return Ok(Filled::Enough);
+            }
+            let appended = Appended { file: Arc::clone(file), at: self.offset };
+            *self = Self { offset: self.offset, ..Self::buffered(Octets::plain(appended, self.offset)) };
         }
-        while self.end < octets {
-            match self.packed.read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Ok(false),
-                Ok(read) => self.end += read,
+        let From::Buffer { octets, buffer, start, end } = &mut self.from else { return Ok(Filled::Ended) };
+        buffer.copy_within(*start..*end, 0);
+        *end -= *start;
+        *start = 0;
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        while *end < wanted {
+            match octets.read(&mut buffer[*end..]) {
+                Ok(0) => return Ok(Filled::Ended),
+                Ok(read) => *end += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Filled::NotYet),
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Filled::Enough)
+    }
+
+    /// Waits until there is more to read, for so long at most.
+    pub(super) fn wait(&mut self, timeout: Duration) {
+        if let From::Buffer { octets, .. } = &mut self.from {
+            octets.wait(timeout);
+        }
+    }
+
+    /// Whether some of what was read lately are zeros in place of octets that the file has lost meanwhile.
+    pub(super) fn is_torn(&self) -> bool {
+        matches!(&self.from, From::Mapping { mapped, .. } if mapped.is_torn())
     }
 
     /// Where [`bytes`](Self::bytes) begin, in octets of the unpacked file.
@@ -93,45 +123,33 @@ impl Input {
 
     /// Octets read of the file as it is on disk.
     pub(super) fn octets_read(&self) -> u64 {
-        match &self.packed {
-            Packed::Plain(file) => file.octets,
-            Packed::Gzip(decoder) => decoder.get_ref().get_ref().octets,
-            Packed::Zstd(decoder) => decoder.get_ref().get_ref().octets,
+        match &self.from {
+            From::Mapping { .. } => self.offset,
+            From::Buffer { octets, .. } => octets.taken(),
         }
     }
 
     /// What the file is packed in, if it is.
     pub(super) const fn packing(&self) -> Option<&'static str> {
-        match self.packed {
-            Packed::Plain(_) => None,
-            Packed::Gzip(_) => Some("gzip"),
-            Packed::Zstd(_) => Some("zstd"),
+        match &self.from {
+            From::Mapping { .. } => None,
+            From::Buffer { octets, .. } => octets.packing(),
         }
     }
 }
 
-impl Packed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = buffer.len().min(PIECE_OCTETS);
-        match self {
-            Self::Plain(file) => file.read(buffer),
-            Self::Gzip(decoder) => decoder.read(&mut buffer[..piece]),
-            Self::Zstd(decoder) => decoder.read(&mut buffer[..piece]),
-        }
-    }
+/// What stands in a file from some place on, whoever else reads the file.
+struct Appended {
+    file: Arc<std::fs::File>,
+    at: u64,
 }
 
-impl Read for Counted {
+impl Read for Appended {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.reader.read(buffer)?;
-        self.octets += read as u64;
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
         Ok(read)
     }
-}
-
-/// A zstd frame, or one of those frames that decompressors skip (RFC 8878 section 3.1).
-fn begins_zstd(magic: &[u8]) -> bool {
-    matches!(magic, [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18])
 }
 
 /// What a file is that is no capture file, as far as its first octets tell.

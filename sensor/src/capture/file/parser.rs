@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use spanwatch_common::ledger::Dropped;
 use spanwatch_common::time::Timestamp;
 
+use super::batch::Batch;
+use super::link_type::Unread;
 use super::{pcap, pcapng};
-use crate::capture::Frame;
+use crate::capture::{Frame, Link};
 
 /// Longest packet that is believed, in octets; libpcap and Wireshark draw the same line.
 pub(super) const PACKET_OCTETS_MAX: u32 = 1 << 18;
@@ -39,6 +41,25 @@ pub(super) enum Step<'a> {
     },
 }
 
+/// Why a batch ends.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It has as many frames as are wanted, or what was passed beside them is long enough.
+    Complete,
+    /// The input ends within what comes next.
+    Need {
+        /// Octets that must be there from the beginning of the batch to go on.
+        octets: usize,
+        /// What it is that comes next: `packet`.
+        of: &'static str,
+    },
+    /// Nothing after it can be read.
+    Damage(Damage),
+}
+
+/// A batch ends after so many octets without a packet, so that no more than this and one block have to be in memory.
+const WITHOUT_PACKET_MAX: usize = 1 << 20;
+
 /// What comes next in a file cannot be what it should be. One sentence's subject and predicate, without the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage(pub(super) Cow<'static, str>);
@@ -70,13 +91,55 @@ impl Parser {
         Ok((Self::Pcap(pcap::Parser::new(header)?), HEADER_OCTETS))
     }
 
+    /// Goes through `input` behind what `batch` has passed, and adds the frames it finds; counts those of a link type that is not read.
+    #[inline]
+    pub(super) fn walk<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'a>, unread: &mut Unread) -> Stop {
+        while !batch.is_full() {
+            match self {
+                Self::Pcap(parser) => parser.walk_plain(input, batch),
+                Self::Pcapng(parser) => parser.walk_plain(input, batch),
+            }
+            if batch.is_full() {
+                break;
+            }
+            // Whatever is not as packets usually are, one by one.
+            match self.step(&input[batch.passed..]) {
+                Ok(Step::Packet { frame, link_type, used }) => {
+                    if frame.link == Link::Unread {
+                        unread.count(link_type);
+                    }
+                    batch.push(frame);
+                    batch.passed += used;
+                }
+                Ok(Step::Passed { used }) => {
+                    batch.passed += used;
+                    if batch.passed >= WITHOUT_PACKET_MAX {
+                        break;
+                    }
+                }
+                Ok(Step::Need { octets, of }) => return Stop::Need { octets: batch.passed + octets, of },
+                Err(damage) => return Stop::Damage(damage),
+            }
+        }
+        Stop::Complete
+    }
+
+    /// The octets of the record that seems to stand at the beginning of `input`, of a packet at a time about that of `near`. For guessing where
+    /// records are.
+    #[inline]
+    pub(super) fn guess(&self, input: &[u8], near: Timestamp) -> Option<usize> {
+        match self {
+            Self::Pcap(parser) => parser.guess(input, near),
+            Self::Pcapng(parser) => parser.guess(input, near),
+        }
+    }
+
     /// Takes the next packet, or the next thing that is none, from the beginning of `input`. Give it what follows the octets that it used;
     /// when it needs more, give it the same again and more.
     ///
     /// # Errors
     /// The file is damaged here. Nothing after it can be read.
-    #[inline]
-    pub(super) fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Damage> {
+    fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Damage> {
         match self {
             Self::Pcap(parser) => parser.step(input),
             Self::Pcapng(parser) => parser.step(input),
@@ -99,6 +162,12 @@ impl Parser {
         }
     }
 }
+
+/// How much later than a packet those behind it may be, in seconds, to be recognised by [`Parser::guess`]; one second of it may be earlier.
+pub(super) const NEAR_SECS: u32 = 256;
+
+/// How far ahead of the walk the input is fetched into the processor's cache, in octets.
+pub(super) const PREFETCH_OCTETS: usize = 1 << 10;
 
 /// The order of octets in numbers, which is that of the machine that wrote the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,13 @@
 //! The classic format (draft-ietf-opsawg-pcap): one header with magic number and link type, then packets, each after a header of its own.
 
+use super::batch::Batch;
 use super::link_type;
-use super::parser::{ByteOrder, Damage, Fields, HEADER_OCTETS, PACKET_OCTETS_MAX, Step, timestamp, without_fcs};
+use super::mapped::prefetch;
+use super::parser::{
+    ByteOrder, Damage, Fields, HEADER_OCTETS, NEAR_SECS, PACKET_OCTETS_MAX, PREFETCH_OCTETS, Step, timestamp, without_fcs,
+};
 use crate::capture::{Frame, Link};
+use spanwatch_common::time::Timestamp;
 
 /// Time stamps in microseconds.
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
@@ -10,6 +15,9 @@ const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
 /// Alexey Kuznetzov's patch of libpcap: 8 octets more in each packet header (interface index, protocol, packet type).
 const MODIFIED: u32 = 0xa1b2_cd34;
+
+/// Octets of a packet's header, but for [`MODIFIED`].
+const PLAIN_HEADER_OCTETS: usize = 16;
 
 /// Takes apart what follows the file header.
 #[derive(Debug)]
@@ -69,8 +77,58 @@ impl Parser {
         Ok(Self { order, nanos_per_unit, header_octets, lengths, link, link_type, fcs_octets })
     }
 
-    /// See [`super::parser::Parser::step`].
+    /// Takes the packets that are as nearly all are: whole, and in a file of the format's present version without frame check sequences.
     #[inline]
+    pub(super) fn walk_plain<'a>(&self, input: &'a [u8], batch: &mut Batch<'a>) {
+        let is_plain = self.header_octets == PLAIN_HEADER_OCTETS
+            && self.lengths == Lengths::CapturedFirst
+            && self.fcs_octets == 0
+            && self.link != Link::Unread;
+        match self.order {
+            _ if !is_plain => {}
+            ByteOrder::Little => self.walk_in_order(input, batch, u32::from_le_bytes),
+            ByteOrder::Big => self.walk_in_order(input, batch, u32::from_be_bytes),
+        }
+    }
+
+    #[inline]
+    fn walk_in_order<'a>(&self, input: &'a [u8], batch: &mut Batch<'a>, word: impl Fn([u8; 4]) -> u32) {
+        let mut rest = &input[batch.passed..];
+        let (nanos_per_unit, link) = (u64::from(self.nanos_per_unit), self.link);
+        batch.extend(|| {
+            let ([header @ ..], after) = rest.split_first_chunk::<PLAIN_HEADER_OCTETS>()?;
+            let (words, _) = header.as_chunks::<4>();
+            let [secs, fraction, captured, original] = [word(words[0]), word(words[1]), word(words[2]), word(words[3])];
+            if captured > PACKET_OCTETS_MAX {
+                return None;
+            }
+            let (bytes, next) = after.split_at_checked(captured as usize)?;
+            prefetch(next, PREFETCH_OCTETS);
+            rest = next;
+            // At most 2^32 seconds and 2^32 units: below 2^63.
+            let nanos = u64::from(secs) * 1_000_000_000 + u64::from(fraction) * nanos_per_unit;
+            let at = Timestamp::from_nanos(nanos.max(1).cast_signed());
+            Some(Frame { bytes, wire_len: original.max(captured), at, link, interface: 0 })
+        });
+        batch.passed = input.len() - rest.len();
+    }
+
+    /// See [`super::parser::Parser::guess`].
+    #[inline]
+    pub(super) fn guess(&self, input: &[u8], near: Timestamp) -> Option<usize> {
+        let (header, _) = input.split_first_chunk::<PLAIN_HEADER_OCTETS>()?;
+        let (words, _) = header.as_chunks::<4>();
+        let word = |n: usize| match self.order {
+            ByteOrder::Little => u32::from_le_bytes(words[n]),
+            ByteOrder::Big => u32::from_be_bytes(words[n]),
+        };
+        let near_secs = (near.as_nanos() / 1_000_000_000) as u32;
+        let is_near = word(0).wrapping_sub(near_secs.wrapping_sub(1)) < NEAR_SECS;
+        let captured = word(2);
+        (is_near && captured <= word(3) && captured <= PACKET_OCTETS_MAX).then(|| self.header_octets + captured as usize)
+    }
+
+    /// See [`super::parser::Parser::walk`].
     pub(super) fn step<'a>(&self, input: &'a [u8]) -> Result<Step<'a>, Damage> {
         let Some(header) = input.get(..self.header_octets) else {
             return Ok(Step::Need { octets: self.header_octets, of: "packet" });

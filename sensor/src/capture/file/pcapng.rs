@@ -4,8 +4,10 @@
 use spanwatch_common::ledger::Dropped;
 use spanwatch_common::time::Timestamp;
 
+use super::batch::Batch;
 use super::link_type;
-use super::parser::{ByteOrder, Damage, Fields, PACKET_OCTETS_MAX, Step, timestamp, without_fcs};
+use super::mapped::prefetch;
+use super::parser::{ByteOrder, Damage, Fields, NEAR_SECS, PACKET_OCTETS_MAX, PREFETCH_OCTETS, Step, timestamp, without_fcs};
 use crate::capture::{Frame, Link};
 
 /// The type of a section header block, a palindrome: it reads the same in both byte orders.
@@ -22,6 +24,8 @@ const ENHANCED_PACKET: u32 = 6;
 
 /// Type, length, and the length once more.
 const BLOCK_OCTETS_MIN: usize = 12;
+/// What stands before the octets of an enhanced packet.
+const PLAIN_HEADER_OCTETS: usize = 28;
 /// Longest block that is believed, in octets, as in Wireshark.
 const BLOCK_OCTETS_MAX: u32 = 16 << 20;
 /// Interfaces of one section; the obsolete packet block cannot name more.
@@ -52,6 +56,8 @@ struct Interface {
     snap_len: u32,
     fcs_octets: u32,
     clock: Clock,
+    /// Nanoseconds in a tick of an interface whose packets are plain in all else; 0 for any other.
+    plain_nanos_per_tick: u64,
     dropped: Dropped,
 }
 
@@ -79,8 +85,73 @@ impl Parser {
         self.dropped
     }
 
-    /// See [`super::parser::Parser::step`].
+    /// Takes the packets that are as nearly all are: enhanced packet blocks without options, of an interface whose clock needs no more than a
+    /// multiplication.
     #[inline]
+    pub(super) fn walk_plain<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'a>) {
+        match self.order {
+            ByteOrder::Little => self.walk_in_order(input, batch, u32::from_le_bytes),
+            ByteOrder::Big => self.walk_in_order(input, batch, u32::from_be_bytes),
+        }
+    }
+
+    #[inline]
+    fn walk_in_order<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'a>, word: impl Fn([u8; 4]) -> u32) {
+        let mut rest = &input[batch.passed..];
+        let Self { interfaces, last, .. } = self;
+        let numbered = interfaces.len() > 1;
+        batch.extend(|| {
+            let (header, after) = rest.split_first_chunk::<PLAIN_HEADER_OCTETS>()?;
+            let (words, _) = header.as_chunks::<4>();
+            let [kind, length, index, high] = [word(words[0]), word(words[1]), word(words[2]), word(words[3])];
+            let [low, captured, original] = [word(words[4]), word(words[5]), word(words[6])];
+            // The octets, padded, and the length once more: then there are no options.
+            if kind != ENHANCED_PACKET || captured > PACKET_OCTETS_MAX {
+                return None;
+            }
+            let padded = captured.next_multiple_of(4) as usize;
+            let (data, end) = after.split_at_checked(padded)?;
+            let (repeated, next) = end.split_first_chunk::<4>()?;
+            if length as usize != PLAIN_HEADER_OCTETS + padded + 4 || word(*repeated) != length {
+                return None;
+            }
+            let interface = interfaces.get(index as usize)?;
+            let ticks = u64::from(high) << 32 | u64::from(low);
+            let nanos = ticks.checked_mul(interface.plain_nanos_per_tick).filter(|nanos| (1..i64::MAX as u64).contains(nanos))?;
+            prefetch(next, PREFETCH_OCTETS);
+            rest = next;
+            *last = Timestamp::from_nanos(nanos.cast_signed());
+            let number = if numbered { index + 1 } else { 0 };
+            let bytes = &data[..captured as usize];
+            Some(Frame { bytes, wire_len: original.max(captured), at: *last, link: interface.link, interface: number })
+        });
+        batch.passed = input.len() - rest.len();
+    }
+
+    /// See [`super::parser::Parser::guess`].
+    #[inline]
+    pub(super) fn guess(&self, input: &[u8], near: Timestamp) -> Option<usize> {
+        let (header, _) = input.split_first_chunk::<PLAIN_HEADER_OCTETS>()?;
+        let (words, _) = header.as_chunks::<4>();
+        let word = |n: usize| match self.order {
+            ByteOrder::Little => u32::from_le_bytes(words[n]),
+            ByteOrder::Big => u32::from_be_bytes(words[n]),
+        };
+        if word(0) != ENHANCED_PACKET {
+            return None;
+        }
+        let interface = self.interfaces.get(word(2) as usize)?;
+        let at = interface.clock.time(u64::from(word(3)) << 32 | u64::from(word(4)));
+        let nanos = at.as_nanos().wrapping_sub(near.as_nanos()).wrapping_add(1_000_000_000);
+        let (length, captured) = (word(1), word(5));
+        let is_plausible = (0..i64::from(NEAR_SECS) * 1_000_000_000).contains(&nanos)
+            && captured <= word(6)
+            && captured <= PACKET_OCTETS_MAX
+            && (captured + 32..=BLOCK_OCTETS_MAX).contains(&length);
+        is_plausible.then_some(length as usize)
+    }
+
+    /// See [`super::parser::Parser::walk`].
     pub(super) fn step<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, Damage> {
         let Some(start) = input.first_chunk::<BLOCK_OCTETS_MIN>() else {
             return Ok(Step::Need { octets: BLOCK_OCTETS_MIN, of: "block" });
@@ -194,6 +265,7 @@ impl Parser {
             snap_len,
             fcs_octets: 0,
             clock: Clock { unit: Unit::Nanos(1_000), offset_secs: 0 },
+            plain_nanos_per_tick: 0,
             dropped: Dropped::default(),
         };
         for option in options(fields) {
@@ -203,6 +275,12 @@ impl Parser {
                 (14, offset) => interface.clock.offset_secs = Fields::new(self.order, offset).u64()?.cast_signed(),
                 _ => {}
             }
+        }
+        if let Clock { unit: Unit::Nanos(nanos), offset_secs: 0 } = interface.clock
+            && interface.fcs_octets == 0
+            && interface.link != Link::Unread
+        {
+            interface.plain_nanos_per_tick = nanos;
         }
         self.interfaces.push(interface);
         Ok(())

@@ -21,7 +21,7 @@ fn vxlan(network: u32) -> Around {
 }
 
 fn flushed(bench: &mut Bench) -> Vec<FlowRecord> {
-    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    bench.flush(FlowEndReason::ForcedEnd);
     std::mem::take(&mut bench.records)
 }
 
@@ -35,7 +35,7 @@ fn a_record_names_the_tunnel_as_the_initiators_packets_went_through_it() {
         for (packet, around) in packets {
             let tunnel = bench.table.tunnel(around, packet.at);
             let encapsulations = Encapsulations::NONE.with(Encapsulation::Vxlan);
-            bench.table.observe(&[Packet { tunnel, encapsulations, ..*packet }], &mut bench.records);
+            bench.observe(&[Packet { tunnel, encapsulations, ..*packet }]);
         }
         let record = flushed(&mut bench).remove(0);
         assert_eq!(record.destination_port, 502);
@@ -60,7 +60,7 @@ fn tunnels_beyond_the_limit_have_no_number_until_one_falls_silent() {
     assert_eq!(bench.table.tunnel(&vxlan(3), at(361)), 0);
     // 300 s of silence in a flow and 60 s until its slice is told: then nobody speaks of the second any more.
     let packet = Packet { tunnel: two, ..udp("10.0.0.1:1 > 10.0.0.2:2").at(360.0).packet() };
-    bench.table.observe(&[packet], &mut bench.records);
+    bench.observe(&[packet]);
     let three = bench.table.tunnel(&vxlan(3), at(362));
     assert!(three != 0 && three != one && three != two);
     assert_eq!(bench.table.tunnel(&vxlan(1), at(362)), one);
@@ -100,7 +100,7 @@ fn layer_2_conversations_have_an_instance_and_no_ports() {
     };
     let record = |packet: Packet| {
         let mut bench = table(&FlowTableSettings::default());
-        bench.table.observe(&[packet], &mut bench.records);
+        bench.observe(&[packet]);
         let record = flushed(&mut bench).remove(0);
         assert_eq!((record.source_port, record.destination_port), (0, 0));
         record
@@ -145,7 +145,7 @@ fn an_answer_and_the_interface_are_told_in_every_later_record() {
         ]
     );
     let second = Packet { interface: 2, ..udp(ask).packet() };
-    bench.table.observe(&[second], &mut bench.records);
+    bench.observe(&[second]);
     assert_eq!(flushed(&mut bench)[0].ingress_interface, 2);
 }
 
@@ -156,8 +156,8 @@ fn an_icmp_error_marks_the_flow_that_it_names_also_within_one_batch() {
     let stranger = udp("10.0.0.1:40000 > 10.0.0.3:161").packet();
     bench.table.icmp_error(&packet.key, packet.way, 0x0303);
     bench.table.icmp_error(&stranger.key, stranger.way, 0x0301);
-    bench.table.observe(&[packet], &mut bench.records);
-    bench.table.observe(&[Packet { at: Timestamp::from_secs(61), ..packet }], &mut bench.records);
+    bench.observe(&[packet]);
+    bench.observe(&[Packet { at: Timestamp::from_secs(61), ..packet }]);
     let told: Vec<_> = flushed(&mut bench).iter().map(|r| (r.state, r.icmp_error)).collect();
     let port_unreachable = [0x0303, 0];
     assert_eq!(told, [(FlowState::Begin, port_unreachable), (FlowState::Continue, port_unreachable), (FlowState::End, [0, 0])]);

@@ -27,7 +27,7 @@ fn facts(segments: &[(f64, Said)]) -> Facts {
     for (millis, said) in segments {
         bench.see(&said.clone().at(1.0 + millis / 1e3));
     }
-    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    bench.flush(FlowEndReason::ForcedEnd);
     let mut facts = Facts::default();
     for record in bench.records {
         assert_eq!(record.destination_port, 502, "the client is the initiator");
@@ -74,7 +74,7 @@ fn both_halves_of_the_handshake_are_told_in_every_record_after_it() {
     bench.see(&tcp(CLIENT).seq(0).flags(SYN).at(59.0)).see(&tcp(CLIENT).seq(0).flags(SYN).at(59.95));
     bench.see(&tcp(SERVER).seq(4000).flags(SYN).ack(1).at(60.05)); // in the next slice
     bench.see(&client(1, 1, 0).at(60.06)).see(&client(1, 1, 10).at(60.9)).see(&client(11, 1, 10).at(121.0));
-    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    bench.flush(FlowEndReason::ForcedEnd);
     let told: Vec<_> = bench.records.iter().map(|r| (r.state, r.tcp_handshake, r.tcp_retransmissions)).collect();
     assert_eq!(
         told,
@@ -241,7 +241,7 @@ fn the_account_of_connections_tells_scans_from_one_sided_feeds() {
     }
     bench.see(&tcp("10.0.0.7:50000 > 10.0.0.2:443").seq(5).ack(9).len(100));
     bench.see(&tcp("10.0.0.7:50000 > 10.0.0.2:443").seq(305).ack(9).len(100));
-    bench.table.flush(FlowEndReason::ForcedEnd, &mut bench.records);
+    bench.flush(FlowEndReason::ForcedEnd);
     let health = bench.table.health();
     assert_eq!((health.tcp_flows, health.tcp_flows_one_way), (2, 1));
     assert_eq!((health.tcp_octets, health.missed_octets), (200, 0));

@@ -149,7 +149,7 @@ fn queues_and_every_count_that_is_not_zero_have_a_page() {
     let mut view = after_a_minute();
     view.press(Key::BackTab);
     let text = screen(&mut view);
-    assert!(text.contains("0            43,920,000            0            0        4,321"), "{text}");
+    assert!(text.contains(" 0                           43,920,000           0           0    4,321       0"), "{text}");
     assert!(text.contains("dropped.ring_full                                 12"), "{text}");
     assert!(!text.contains("dropped.shed"), "{text}");
 }
