@@ -344,7 +344,7 @@ fn halves_that_travel_apart_meet_and_a_collector_that_is_killed_meanwhile_loses_
     let mut running = Running::start_with(config);
     let export = ExportSettings { batch_records_max: 50, batch_age_millis: 10, ..ExportSettings::default() };
     let settings = uplink_settings(running.address(), &identity);
-    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", "mon0").unwrap();
+    let (uplink, harvests) = Uplink::start(settings, export, 7, "a test", ports()).unwrap();
     let mut workers = Workers::default();
     let joined = |running: &Running| running.collector().vitals().registry.statuses().first().map_or(0, |known| known.1.joined);
 

@@ -96,7 +96,7 @@ impl Parser {
         let mut rest = &input[batch.passed..];
         let (nanos_per_unit, link) = (u64::from(self.nanos_per_unit), self.link);
         batch.extend(|| {
-            let ([header @ ..], after) = rest.split_first_chunk::<PLAIN_HEADER_OCTETS>()?;
+            let (header, after) = rest.split_first_chunk::<PLAIN_HEADER_OCTETS>()?;
             let (words, _) = header.as_chunks::<4>();
             let [secs, fraction, captured, original] = [word(words[0]), word(words[1]), word(words[2]), word(words[3])];
             if captured > PACKET_OCTETS_MAX {
