@@ -248,7 +248,8 @@ impl FlowTable {
     }
 
     /// Goes on to the slice of `at`, unless that is the current one or an earlier one.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub(super) fn advance(&mut self, at: Timestamp) {
         if at >= self.slice.end {
             let start = at.floor(self.timeouts.active);
