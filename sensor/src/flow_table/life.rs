@@ -100,10 +100,10 @@ impl FlowTable {
             from = at + 1;
             let (hot, cold) = self.slab.both(at);
             let newest = hot.newest();
-            let silent = now.since(newest);
-            if silent >= self.timeouts.shortest {
+            let silent_nanos = now.as_nanos().saturating_sub(newest.as_nanos());
+            if silent_nanos >= self.timeouts.shortest_nanos.cast_signed() {
                 let (timeout, reason) = timeout(hot, cold, &self.timeouts);
-                if silent >= timeout {
+                if now.since(newest) >= timeout {
                     self.slab.prefetch_removal(at, &self.hasher);
                     over[waiting] = (at, reason);
                     waiting += 1;
