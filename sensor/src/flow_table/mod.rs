@@ -398,9 +398,11 @@ impl FlowTable {
         let flow_id = self.hasher.flow_id(&packet.key, opened);
         let (cold, wide) = Cold::new(&packet, flow_id);
         let at = self.slab.put(update.hash, cold, wide);
+        self.slab.hear(at, &packet);
         self.counts.flows.observed += 1;
         self.counts.flows.peak = self.counts.flows.peak.max(self.slab.len as u64);
-        self.newborn.push_back(Newborn { slot: at as u32, flow_id, due: packet.at.plus(self.timeouts.begin) });
+        // By the newest packet, not by this one, so that those who wait are due in the order in which they stand.
+        self.newborn.push_back(Newborn { slot: at as u32, flow_id, due: self.newest.plus(self.timeouts.begin) });
         Some(at)
     }
 }

@@ -1,12 +1,14 @@
 //! What a replay writes: records as text, or as the batches that a sensor sends.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::health::{Health, PortHealth};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::text;
-use spanwatch_common::wire::{self, Batch, Message, Stats};
+use spanwatch_common::time::Timestamp;
+use spanwatch_common::wire::{self, Encoder, Head, Message, Stats, WireError};
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +27,8 @@ pub enum Format {
 const TEXT_OCTETS: usize = 64 << 10;
 /// Records in a batch.
 const BATCH_RECORDS: usize = 4096;
+/// Packet time in a batch. Its records leave in no order, and detection takes it amiss when one comes half a minute late.
+const BATCH_SPAN: Duration = Duration::from_secs(5);
 /// The sensor's name, and the number of its start, in batches: the same for every replay, so that the same file gives the same bytes.
 const SENSOR: &str = "replay";
 const BOOT: u64 = 1;
@@ -74,15 +78,17 @@ impl<W: Write> TextWriter<W> {
 /// is empty but for the last message, because what it is meanwhile depends on who is faster.
 pub struct BatchWriter<W> {
     out: W,
-    batch: Batch,
+    encoder: Encoder,
+    sequence: u64,
+    /// The first record that ends later than this goes into the next batch.
+    until: Timestamp,
     frame: Vec<u8>,
 }
 
 impl<W: Write> BatchWriter<W> {
     /// A writer.
     pub fn new(out: W) -> Self {
-        let batch = Batch { sensor: SENSOR.to_owned(), boot: BOOT, sequence: 1, ..Batch::default() };
-        Self { out, batch, frame: Vec::new() }
+        Self { out, encoder: Encoder::default(), sequence: 1, until: Timestamp::NONE, frame: Vec::new() }
     }
 
     /// Writes a record.
@@ -90,8 +96,14 @@ impl<W: Write> BatchWriter<W> {
     /// # Errors
     /// The output refuses it.
     pub fn write(&mut self, record: FlowRecord) -> io::Result<()> {
-        self.batch.records.push(record);
-        if self.batch.records.len() == BATCH_RECORDS { self.ship() } else { Ok(()) }
+        if self.encoder.len() == BATCH_RECORDS || record.last() > self.until {
+            self.ship()?;
+        }
+        if self.encoder.is_empty() {
+            self.until = record.last().plus(BATCH_SPAN);
+        }
+        self.encoder.push(record);
+        Ok(())
     }
 
     /// Writes what is left, then the account.
@@ -99,30 +111,25 @@ impl<W: Write> BatchWriter<W> {
     /// # Errors
     /// The output refuses it.
     pub fn finish(mut self, ledger: &Ledger, health: &Health) -> io::Result<()> {
-        if !self.batch.records.is_empty() {
-            self.ship()?;
-        }
+        self.ship()?;
         let port = PortHealth { observation_point: 1, interface: SENSOR.to_owned(), health: *health };
         let stats = Stats { boot: BOOT, ledger: *ledger, capture: "file".to_owned(), ports: vec![port] };
-        self.send(&Message::Stats(stats))?;
+        self.send(|_, frame| wire::encode(&Message::Stats(stats), frame))?;
         self.out.flush()
     }
 
     fn ship(&mut self) -> io::Result<()> {
-        let next = Batch { sensor: SENSOR.to_owned(), boot: BOOT, sequence: self.batch.sequence + 1, ..Batch::default() };
-        let message = Message::Data(std::mem::replace(&mut self.batch, next));
-        self.send(&message)?;
-        // The memory of the records is used again.
-        if let Message::Data(Batch { mut records, .. }) = message {
-            records.clear();
-            self.batch.records = records;
+        if self.encoder.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let head = Head { sensor: SENSOR, boot: BOOT, sequence: self.sequence, ledger: &Ledger::default() };
+        self.sequence += 1;
+        self.send(|encoder, frame| encoder.encode(&head, frame))
     }
 
-    fn send(&mut self, message: &Message) -> io::Result<()> {
+    fn send(&mut self, make: impl FnOnce(&mut Encoder, &mut Vec<u8>) -> Result<(), WireError>) -> io::Result<()> {
         self.frame.clear();
-        wire::encode(message, &mut self.frame).map_err(io::Error::other)?;
+        make(&mut self.encoder, &mut self.frame).map_err(io::Error::other)?;
         self.out.write_all(&self.frame)
     }
 }

@@ -31,12 +31,29 @@ impl Read for Trickle {
 }
 
 /// Everything that comes out of a file: frames, then at most one error, then the end.
-fn read(bytes: &[u8]) -> (Vec<Got>, Option<CaptureError>, Losses) {
+type Outcome = (Vec<Got>, Option<CaptureError>, Losses);
+
+fn read(bytes: &[u8]) -> Outcome {
     read_in_pieces(bytes, usize::MAX)
 }
 
-fn read_in_pieces(bytes: &[u8], piece: usize) -> (Vec<Got>, Option<CaptureError>, Losses) {
-    let mut file = match File::from_reader("test.pcap", Trickle(Cursor::new(bytes.to_vec()), piece)) {
+fn read_in_pieces(bytes: &[u8], piece: usize) -> Outcome {
+    outcome(File::from_reader("test.pcap", Trickle(Cursor::new(bytes.to_vec()), piece)))
+}
+
+/// The same from a file on disk: mapped, unless it is packed.
+fn read_from_disk(bytes: &[u8]) -> Outcome {
+    let mut on_disk = tempfile::NamedTempFile::new().expect("a file");
+    on_disk.write_all(bytes).expect("room on the disk");
+    let (frames, mut trouble, losses) = outcome(File::open(on_disk.path()));
+    if let Some(trouble) = &mut trouble {
+        trouble.doing = trouble.doing.replace(&on_disk.path().display().to_string(), "test.pcap");
+    }
+    (frames, trouble, losses)
+}
+
+fn outcome(file: Result<File, CaptureError>) -> Outcome {
+    let mut file = match file {
         Ok(file) => file,
         Err(error) => return (Vec::new(), Some(error), Losses::default()),
     };
@@ -394,6 +411,36 @@ fn a_file_that_is_no_capture_is_refused_with_what_it_is() {
     }
 }
 
+#[test]
+fn a_file_that_grows_while_it_is_read_is_read_to_its_new_end_and_one_that_is_cut_off_ends_there() {
+    let sent = Sent { nanos: 1_000, bytes: vec![1; 60_000], wire_len: 60_000 };
+    let mut file = Build::pcap(Little, 0xa1b2_c3d4, 4, 1);
+    for _ in 0..300 {
+        file.record(1_000_000, &sent, &[]);
+    }
+    let (first, second) = file.out.split_at(file.out.len() / 2);
+    let mut on_disk = tempfile::NamedTempFile::new().expect("a file");
+    on_disk.write_all(first).expect("room on the disk");
+    let read_on = |file: &mut File| {
+        let (mut packets, mut trouble) = (0, None);
+        loop {
+            match file.drain(Timestamp::NONE, 64, |frames| frames.iter().for_each(|frame| assert_eq!(frame.bytes, sent.bytes))) {
+                Ok(Drained::Frames(frames)) => packets += frames,
+                Ok(Drained::Ended) => return (packets, trouble),
+                Err(error) => trouble = Some(error.to_string()),
+            }
+        }
+    };
+    let mut growing = File::open(on_disk.path()).expect("a capture");
+    on_disk.write_all(second).expect("room on the disk");
+    assert_eq!(read_on(&mut growing), (300, None));
+    let mut shrinking = File::open(on_disk.path()).expect("a capture");
+    on_disk.as_file().set_len(6 << 20).expect("a shorter file");
+    let (packets, trouble) = read_on(&mut shrinking);
+    // Of 6 MiB a hundred packets are whole; the batch in which they end is given up.
+    assert!(packets == 64 && trouble.as_ref().is_some_and(|trouble| trouble.contains("was cut off")), "{packets} {trouble:?}");
+}
+
 proptest! {
     #[test]
     fn no_bytes_break_the_reader_or_give_more_than_was_there(
@@ -418,7 +465,8 @@ proptest! {
         let (frames, trouble, losses) = read(&bytes);
         prop_assert!(frames.iter().map(|frame| frame.bytes.len()).sum::<usize>() <= bytes.len());
         prop_assert!(frames.iter().all(|frame| frame.bytes.len() <= frame.wire_len as usize && frame.nanos > 0));
-        prop_assert_eq!(read_in_pieces(&bytes, piece), (frames, trouble, losses));
+        prop_assert_eq!(read_in_pieces(&bytes, piece), (frames.clone(), trouble.clone(), losses));
+        prop_assert_eq!(read_from_disk(&bytes), (frames, trouble, losses));
     }
 }
 

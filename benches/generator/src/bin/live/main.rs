@@ -7,6 +7,8 @@
 mod flood;
 mod round;
 
+use std::process::ExitCode;
+
 use anyhow::ensure;
 use clap::Parser;
 use round::{Outcome, Reader, Rig};
@@ -67,7 +69,17 @@ const RATE_STEP: u64 = 250_000;
 const TRIED_SECS: u64 = 3;
 const PROVED_SECS: u64 = 10;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("live: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     ensure!(cores::available() >= 2, "this takes two cores: one sends, the other reads");
     namespace::enter()?;
