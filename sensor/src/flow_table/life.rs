@@ -218,8 +218,8 @@ impl FlowTable {
         if is_established(hot, cold, packets) {
             self.health.tcp_flows += 1;
             // On a fibre of a TAP every flow has one side: that is how it is meant to be.
-            let is_one_way = !(cold.heard(0) && cold.heard(1)) && !self.observer.one_sided;
-            self.health.tcp_flows_one_way += u64::from(is_one_way);
+            let has_both = cold.heard(0) && cold.heard(1);
+            self.health.tcp_flows_one_way += u64::from(!has_both && !self.observer.one_sided);
         }
         self.health.missed_octets += missed_octets(aside);
         let packets = packets[0] + packets[1];
@@ -248,7 +248,8 @@ impl FlowTable {
     }
 
     /// Goes on to the slice of `at`, unless that is the current one or an earlier one.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub(super) fn advance(&mut self, at: Timestamp) {
         if at >= self.slice.end {
             let start = at.floor(self.timeouts.active);

@@ -311,7 +311,9 @@ impl FlowTable {
     fn tick(&mut self, at: Timestamp) {
         if at > self.newest {
             self.newest = at;
-            self.advance(at);
+            if at >= self.slice.end {
+                self.advance(at);
+            }
         } else if self.newest.as_nanos().wrapping_sub(at.as_nanos()) > LATE_NANOS {
             self.counts.late += 1;
         }

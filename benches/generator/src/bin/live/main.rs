@@ -148,8 +148,11 @@ fn search(arguments: &Arguments) -> anyhow::Result<()> {
             outcome.arrived_mpps(),
             outcome.lost()
         );
-        // The generator's own limit ends the search as well as the sensor's.
-        if outcome.lost() > 0 || outcome.arrived_mpps() < 0.98 * rate as f64 / 1e6 {
+        if outcome.lost() > 0 {
+            break;
+        }
+        if outcome.arrived_mpps() < 0.98 * rate as f64 / 1e6 {
+            println!("core 0 neither makes nor receives more: the limit found is the generator's, not the sensor's");
             break;
         }
         highest = Some(rate);
@@ -169,7 +172,7 @@ fn search(arguments: &Arguments) -> anyhow::Result<()> {
         }
         highest = (rate > RATE_LEAST).then(|| rate - RATE_STEP);
     }
-    println!("highest rate without loss, 1 M flows: below {:.2} Mpps", RATE_LEAST as f64 / 1e6);
+    println!("highest rate without loss, 1 M flows: not even {:.2} Mpps could be held", RATE_LEAST as f64 / 1e6);
     Ok(())
 }
 
