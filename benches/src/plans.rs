@@ -179,7 +179,7 @@ fn vxlan_frame(flow: u32, side: Side, number: u16) -> Vec<u8> {
 /// A line whose flows were all seen, both ways, a second ago or longer: no pass opens, begins or ends one.
 fn steady(scale: Scale, flows: u32, flow: FlowSettings, frames: Frames, make: impl Fn(u32, Side, u16) -> Vec<u8>) -> Line {
     let flow_table = FlowTableSettings { flows_max: scale.flows_max(flows), ..FlowTableSettings::default() };
-    let mut meter = Meter::new(&MeterSettings { flow, flow_table, ..MeterSettings::default() }, scale.nanos_per_packet());
+    let mut meter = Meter::new(&MeterSettings { flow, flow_table, ..MeterSettings::default() }, scale.nanos_per_packet() / 10);
     fill(&mut meter, scale.of(flows), make);
     meter.idle(1);
     let per_pass = scale.packets().min(frames.len());

@@ -31,8 +31,6 @@ pub struct MeterSettings {
     pub fragments: FragmentSettings,
 }
 
-/// Frames before one that is read, when it is fetched.
-const AHEAD: usize = 6;
 /// Origin of the first of [`Batch::packets`]; below it are frames.
 const WHOLE: u16 = BATCH as u16;
 
@@ -114,12 +112,13 @@ impl Worker {
     fn take_batch(&mut self, frames: &[Frame<'_>]) {
         self.delivered += frames.len() as u64;
         let (mut octets, mut len) = (0, 0);
+        for frame in frames {
+            prefetch(frame.bytes);
+        }
+        let is_all_asked = frames.iter().any(|frame| frame.at >= self.all_from);
         for (origin, frame) in (0..).zip(frames) {
-            if let Some(ahead) = frames.get(usize::from(origin) + AHEAD) {
-                prefetch(ahead.bytes);
-            }
             let update = &mut self.batch.updates[len];
-            let found = match frame.interface == 0 && frame.at < self.all_from {
+            let found = match frame.interface == 0 && !is_all_asked {
                 true => decode::update_plain(frame, &self.rules, &self.hasher, origin, update),
                 false => Found::Other,
             };

@@ -51,13 +51,12 @@ impl Plain<'_> {
 
     /// TCP's own.
     const fn header_octets(&self) -> u32 {
-        (self.octet(32) >> 4) as u32 * 4
+        (self.u16(32) >> 12) as u32 * 4
     }
 
-    /// [`DONT_FRAGMENT`], and TCP's.
-    const fn flags(&self) -> u16 {
-        let dont_fragment = (self.u16(6) & 0x4000) >> 2;
-        if self.is_tcp() { dont_fragment | self.u16(32) & TCP_FLAGS } else { dont_fragment }
+    /// [`DONT_FRAGMENT`], if it is set.
+    const fn dont_fragment(&self) -> u16 {
+        (self.u16(6) & 0x4000) >> 2
     }
 
     const fn ethernet_octets(&self) -> u32 {
@@ -177,15 +176,15 @@ fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, or
     update.at = frame.at;
     (update.frame_octets, update.ip_octets) = (plain.frame_octets, ip_octets);
     (update.ttl, update.has_numbers, update.origin) = (plain.octet(8), true, origin);
-    let mut rest = u64::from(plain.protocol()) << 48 | u64::from(vlan) << 32;
+    let rest = u64::from(plain.protocol()) << 48 | u64::from(vlan) << 32;
     if plain.is_tcp() {
-        rest = u64::from(protocol::TCP) << 48 | u64::from(vlan) << 32;
         (update.sequence, update.acknowledgement, update.window) = (plain.u32(24), plain.u32(28), plain.u16(34));
         update.payload_octets = ip_octets - 20 - plain.header_octets();
+        update.flags = plain.dont_fragment() | plain.u16(32) & TCP_FLAGS;
     } else {
         (update.sequence, update.acknowledgement, update.window, update.payload_octets) = (0, 0, 0, 0);
+        update.flags = plain.dont_fragment();
     }
-    update.flags = plain.flags();
     let (key, way) = ShortKey::between(u64::from_be_bytes([a, b, c, d, e, f, g, h]), plain.u32(20), rest);
     update.way = way;
     update.hash = hasher.hash_short(key);
@@ -208,7 +207,7 @@ pub(super) fn packet(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
         key: FlowKey { vlan: plain.vlan(rules), ..key },
         way,
         ip_octets: plain.ip_octets(),
-        flags: plain.flags() & DONT_FRAGMENT,
+        flags: plain.dont_fragment(),
         ttl: plain.octet(8),
         class_of_service: plain.octet(1),
         destination_mac: [d0, d1, d2, d3, d4, d5],

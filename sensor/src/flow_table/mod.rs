@@ -278,10 +278,10 @@ impl FlowTable {
         for update in &mut *updates {
             update.guess = self.slab.guess(update.hash, update.guess);
         }
-        let mut payload_octets = 0;
+        let (mut payload_octets, is_shared) = (0, self.share.1 > 1);
         for update in &*updates {
             self.tick(update.at);
-            if self.share.1 > 1 && !self.is_ours(update.hash) {
+            if is_shared && !self.is_ours(update.hash) {
                 elsewhere += 1;
                 continue;
             }

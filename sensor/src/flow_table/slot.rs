@@ -58,6 +58,37 @@ impl Half {
             && self.ip_octets.checked_add(update.ip_octets).is_some()
             && (self.overhead as u32).wrapping_add(overhead) <= u16::MAX as u32
     }
+
+    /// See [`Hot::is_next`]; `other` is the other end's half.
+    #[inline(always)]
+    fn is_next(&self, other: &Self, update: &Update) -> bool {
+        update.sequence == self.next_seq
+            && update.flags & SPECIAL == tcp::ACK
+            && update.window != 0
+            && other.flags & EXPECTS_ACK == 0
+            && other.next_seq.wrapping_sub(update.acknowledgement) <= u32::MAX / 2
+    }
+
+    /// See [`Hot::count`].
+    #[inline(always)]
+    fn count(&mut self, update: &Update, overhead: u32) {
+        self.packets += 1;
+        self.overhead = self.overhead.wrapping_add(overhead as u16);
+        self.ip_octets = self.ip_octets.wrapping_add(update.ip_octets);
+        self.flags |= update.flags;
+        // Rarely new, so that a jump costs less than writing the old ones again.
+        if [self.ttl_min, self.ttl_max] != [update.ttl; 2] {
+            self.ttl_min = self.ttl_min.min(update.ttl);
+            self.ttl_max = self.ttl_max.max(update.ttl);
+        }
+        let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
+        if ip_len < self.ip_len_min {
+            self.ip_len_min = ip_len;
+        }
+        if ip_len > self.ip_len_max {
+            self.ip_len_max = ip_len;
+        }
+    }
 }
 
 impl Hot {
@@ -95,12 +126,7 @@ impl Hot {
     /// Whether a packet is a TCP segment that simply follows the one before it, and tells the other side nothing new.
     #[inline(always)]
     pub(super) fn is_next(&self, update: &Update) -> bool {
-        let (own, other) = (&self.half[update.way.index()], &self.half[update.way.index() ^ 1]);
-        update.sequence == own.next_seq
-            && update.flags & SPECIAL == tcp::ACK
-            && update.window != 0
-            && other.flags & EXPECTS_ACK == 0
-            && other.next_seq.wrapping_sub(update.acknowledgement) <= u32::MAX / 2
+        self.half[update.way.index()].is_next(&self.half[update.way.index() ^ 1], update)
     }
 
     /// Counts a packet of this flow, if it is one, and the next one in every respect. Nearly every packet is, and is done with here; false,
@@ -110,18 +136,21 @@ impl Hot {
         if self.tag != update.hash.tag || !self.is_awake(update, slice_start, silence_nanos) {
             return false;
         }
-        let way = update.way.index();
         let overhead = update.frame_octets.wrapping_sub(update.ip_octets);
-        if !self.half[way].has_room(update, overhead) || update.at < self.last[way] {
+        let last = &mut self.last[update.way.index()];
+        let [a, b] = &mut self.half;
+        let (own, other) = if update.way == Way::FromA { (a, b) } else { (b, a) };
+        if !own.has_room(update, overhead) || update.at < *last {
             return false;
         }
         if update.flags & TCP_FLAGS != 0 {
-            if !self.is_next(update) {
+            if !own.is_next(other, update) {
                 return false;
             }
-            self.half[way].next_seq = update.sequence.wrapping_add(update.payload_octets);
+            own.next_seq = update.sequence.wrapping_add(update.payload_octets);
         }
-        self.count(update, overhead);
+        *last = update.at;
+        own.count(update, overhead);
         true
     }
 
@@ -130,23 +159,7 @@ impl Hot {
     pub(super) fn count(&mut self, update: &Update, overhead: u32) {
         let way = update.way.index();
         self.last[way] = self.last[way].max(update.at);
-        let half = &mut self.half[way];
-        half.packets += 1;
-        half.overhead = half.overhead.wrapping_add(overhead as u16);
-        half.ip_octets = half.ip_octets.wrapping_add(update.ip_octets);
-        half.flags |= update.flags;
-        // Rarely new, so that a jump costs less than writing the old ones again.
-        if [half.ttl_min, half.ttl_max] != [update.ttl; 2] {
-            half.ttl_min = half.ttl_min.min(update.ttl);
-            half.ttl_max = half.ttl_max.max(update.ttl);
-        }
-        let ip_len = update.ip_octets.min(u32::from(u16::MAX)) as u16;
-        if ip_len < half.ip_len_min {
-            half.ip_len_min = ip_len;
-        }
-        if ip_len > half.ip_len_max {
-            half.ip_len_max = ip_len;
-        }
+        self.half[way].count(update, overhead);
     }
 
     /// Begins the next slice.
