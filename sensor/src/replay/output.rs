@@ -6,7 +6,7 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::health::{Health, PortHealth};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::text;
-use spanwatch_common::wire::{self, Batch, Message, Stats};
+use spanwatch_common::wire::{self, Encoder, Head, Message, Stats};
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -71,18 +71,19 @@ impl<W: Write> TextWriter<W> {
 }
 
 /// Writes records as [`wire`] frames: batches of the sensor `replay`, numbered from 1, then its account. The account that each batch carries
-/// is empty but for the last message, because what it is meanwhile depends on who is faster.
+/// is empty, because what it is meanwhile depends on who is faster.
 pub struct BatchWriter<W> {
     out: W,
-    batch: Batch,
+    encoder: Encoder,
+    /// Number of the next batch.
+    sequence: u64,
     frame: Vec<u8>,
 }
 
 impl<W: Write> BatchWriter<W> {
     /// A writer.
     pub fn new(out: W) -> Self {
-        let batch = Batch { sensor: SENSOR.to_owned(), boot: BOOT, sequence: 1, ..Batch::default() };
-        Self { out, batch, frame: Vec::new() }
+        Self { out, encoder: Encoder::default(), sequence: 1, frame: Vec::new() }
     }
 
     /// Writes a record.
@@ -90,8 +91,8 @@ impl<W: Write> BatchWriter<W> {
     /// # Errors
     /// The output refuses it.
     pub fn write(&mut self, record: FlowRecord) -> io::Result<()> {
-        self.batch.records.push(record);
-        if self.batch.records.len() == BATCH_RECORDS { self.ship() } else { Ok(()) }
+        self.encoder.push(record);
+        if self.encoder.len() == BATCH_RECORDS { self.ship() } else { Ok(()) }
     }
 
     /// Writes what is left, then the account.
@@ -99,30 +100,22 @@ impl<W: Write> BatchWriter<W> {
     /// # Errors
     /// The output refuses it.
     pub fn finish(mut self, ledger: &Ledger, health: &Health) -> io::Result<()> {
-        if !self.batch.records.is_empty() {
+        if !self.encoder.is_empty() {
             self.ship()?;
         }
         let port = PortHealth { observation_point: 1, interface: SENSOR.to_owned(), health: *health };
         let stats = Stats { boot: BOOT, ledger: *ledger, capture: "file".to_owned(), ports: vec![port] };
-        self.send(&Message::Stats(stats))?;
+        wire::encode(&Message::Stats(stats), &mut self.frame).map_err(io::Error::other)?;
+        self.out.write_all(&self.frame)?;
         self.out.flush()
     }
 
     fn ship(&mut self) -> io::Result<()> {
-        let next = Batch { sensor: SENSOR.to_owned(), boot: BOOT, sequence: self.batch.sequence + 1, ..Batch::default() };
-        let message = Message::Data(std::mem::replace(&mut self.batch, next));
-        self.send(&message)?;
-        // The memory of the records is used again.
-        if let Message::Data(Batch { mut records, .. }) = message {
-            records.clear();
-            self.batch.records = records;
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, message: &Message) -> io::Result<()> {
+        let head = Head { sensor: SENSOR, boot: BOOT, sequence: self.sequence, ledger: &Ledger::default() };
+        self.encoder.encode(&head, &mut self.frame).map_err(io::Error::other)?;
+        self.sequence += 1;
+        self.out.write_all(&self.frame)?;
         self.frame.clear();
-        wire::encode(message, &mut self.frame).map_err(io::Error::other)?;
-        self.out.write_all(&self.frame)
+        Ok(())
     }
 }

@@ -174,7 +174,7 @@ fn the_account_alone_is_that_of_the_records() {
 }
 
 #[test]
-fn batches_hold_the_records_in_order_numbered_from_1_and_the_account_comes_last() {
+fn batches_hold_all_records_and_are_numbered_from_1_and_the_account_comes_last() {
     let file = on_disk(&capture(&traffic()));
     let mut files = File::open_shared(file.path(), 1).unwrap();
     let (mut expected, mut bytes) = (Vec::new(), Vec::new());
@@ -202,7 +202,13 @@ fn batches_hold_the_records_in_order_numbered_from_1_and_the_account_comes_last(
             other => panic!("{other:?}"),
         }
     }
-    assert!(sequence > 2 && records == expected);
+    // Within a batch they stand as they compress best.
+    let sorted = |records: Vec<FlowRecord>| {
+        let mut lines: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
+        lines.sort();
+        lines
+    };
+    assert!(sequence > 2 && sorted(records) == sorted(expected));
 }
 
 #[test]
