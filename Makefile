@@ -58,7 +58,7 @@ bench-build:
 	@deploy/packages.sh build bench
 	cargo build --release --locked --workspace --bin stages
 
-# Programs of the generator's crate only: the query engine is not needed for this.
+# The query engine is not needed for these two. ARGS: see `live --help`.
 .PHONY: bench-live
 bench-live: ## as root: the sensor live on a veth pair against the most that anyone could do there, and under a flood
 	@deploy/packages.sh build lab

@@ -37,7 +37,7 @@ pub struct ExportSettings {
     /// 1 to 10000.
     pub batch_age_millis: u64,
     /// Memory for batches that the collector has not acknowledged, in bytes. When it is full, new records are thrown away and
-    /// counted as not sent. The default holds about 1.5 million records. At least 1 MiB.
+    /// counted as not sent. The default holds about 2 million records. At least 1 MiB.
     pub queue_bytes_max: usize,
 }
 

@@ -145,7 +145,8 @@ impl Worker {
             Some(place) => packets[usize::from(place)],
             None => {
                 let frame = &frames[usize::from(update.origin)];
-                decode::decode_plain(frame, rules).unwrap_or_else(|| Packet::blank(frame.at, frame.octets()))
+                let whole = decode::decode(frame, rules, &mut Around::default());
+                whole.unwrap_or_else(|_| Packet::blank(frame.at, frame.octets()))
             }
         };
         self.table.update(&mut updates[..*len], packet, &mut self.records);

@@ -82,7 +82,9 @@ fn collector((key, certificate): (String, String), heard: Sender<Heard>) -> Sock
                 let mut body = vec![0; header.body_len()];
                 stream.read_exact(&mut body).await.unwrap();
                 let answer = match header.message(&body).unwrap() {
-                    Message::Hello(_) => Message::Welcome(Welcome { version: VERSION, resume_after: 0, credit: 8, ..Welcome::default() }),
+                    Message::Hello(_) => {
+                        Message::Welcome(Welcome { version: VERSION, resume_after: 0, credit: 8, ..Welcome::default() })
+                    }
                     Message::Data(batch) => {
                         for record in batch.records {
                             heard.send(Heard::Record(Box::new(record))).unwrap();

@@ -1,5 +1,6 @@
 //! Sends packets through a veth pair in a network namespace of its own, counts them at the other end, and prints both as JSON.
 
+use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
@@ -34,7 +35,17 @@ struct Report<'a> {
     packets_per_sec: f64,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spanwatch-generator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let Arguments { traffic, core } = Arguments::parse();
     namespace::enter()?;
     namespace::make_veth()?;

@@ -38,7 +38,7 @@ pub struct Health {
     pub deduplicating: u64,
     /// Slices of TCP flows (records with packets) that were past the handshake.
     pub tcp_flows: u64,
-    /// Those of them whose flow only ever showed one side.
+    /// Those of them whose flow only ever showed one side; not counted where that is to be expected, as on a fibre of a TAP.
     pub tcp_flows_one_way: u64,
     /// TCP payload octets seen.
     pub tcp_octets: u64,

@@ -150,22 +150,22 @@ fn each<T>(values: &[u8], width: usize, targets: &mut [T], put: impl Fn(&mut T, 
     }
 }
 
-/// The smallest base and width that hold every word. Words are compared as signed numbers so that a column of times that has
-/// "never" (zero) in it, or a time before 1970, is no special case.
+/// The smallest base and width that hold every word.
 fn pack_words(element: u64, words: &[u64]) -> Column<'static> {
-    let base = words.iter().map(|word| word.cast_signed()).min().unwrap_or(0).cast_unsigned();
-    let span = words.iter().map(|word| word.wrapping_sub(base)).max().unwrap_or(0);
+    let (base, span) = range(words.iter().copied());
     let width = width_of(span);
-    let values = words.iter().flat_map(|word| word.wrapping_sub(base).to_le_bytes().into_iter().take(width));
-    plain(element, width, u128::from(base), values.collect())
+    let mut values = vec![0; words.len() * width];
+    write_words(&mut values, width, words.iter().map(|word| word.wrapping_sub(base)));
+    plain(element, width, u128::from(base), values)
 }
 
 fn pack_wide(element: u64, records: &[FlowRecord], get: fn(&FlowRecord) -> u128) -> Column<'static> {
     let base = records.iter().map(get).min().unwrap_or(0);
     let span = records.iter().map(|record| get(record) - base).max().unwrap_or(0);
     let width = wide_width_of(span);
-    let values = records.iter().flat_map(|record| (get(record) - base).to_le_bytes().into_iter().take(width));
-    plain(element, width, base, values.collect())
+    let mut values = vec![0; records.len() * width];
+    write_wides(&mut values, width, records.iter().map(|record| get(record) - base));
+    plain(element, width, base, values)
 }
 
 fn plain(element: u64, width: usize, base: u128, values: Vec<u8>) -> Column<'static> {
@@ -192,4 +192,38 @@ pub(super) const fn wide_width_of(span: u128) -> usize {
         1..=0xffff_ffff => 4,
         _ => 16,
     }
+}
+
+/// The least of some words and how much larger the largest is. They are compared as signed numbers, so that a column of times that has
+/// "never" (zero) in it, or a time before 1970, is no special case.
+pub(super) fn range(words: impl Iterator<Item = u64>) -> (u64, u64) {
+    let (least, most) = words.fold((i64::MAX, i64::MIN), |(least, most), word| {
+        let word = word.cast_signed();
+        (least.min(word), most.max(word))
+    });
+    if least > most { (0, 0) } else { (least.cast_unsigned(), most.cast_unsigned().wrapping_sub(least.cast_unsigned())) }
+}
+
+/// Fills `room` with codes of `width` bytes.
+pub(super) fn write_words(room: &mut [u8], width: usize, codes: impl Iterator<Item = u64>) {
+    match width {
+        0 => {}
+        1 => put(room, codes.map(|code| [code as u8])),
+        2 => put(room, codes.map(|code| (code as u16).to_le_bytes())),
+        4 => put(room, codes.map(|code| (code as u32).to_le_bytes())),
+        _ => put(room, codes.map(u64::to_le_bytes)),
+    }
+}
+
+/// The same for a column of addresses.
+pub(super) fn write_wides(room: &mut [u8], width: usize, codes: impl Iterator<Item = u128>) {
+    match width {
+        0 => {}
+        4 => put(room, codes.map(|code| (code as u32).to_le_bytes())),
+        _ => put(room, codes.map(u128::to_le_bytes)),
+    }
+}
+
+fn put<const N: usize>(room: &mut [u8], codes: impl Iterator<Item = [u8; N]>) {
+    room.as_chunks_mut::<N>().0.iter_mut().zip(codes).for_each(|(room, code)| *room = code);
 }

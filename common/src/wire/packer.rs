@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::column::{Column, wide_width_of, width_of};
+use super::column::{Column, range, wide_width_of, width_of, write_wides, write_words};
 use super::columns::{Buffer, Columns, Values};
 use super::layout::{HOSTS, Layout, SORTED_BY, layout};
 use crate::element::ELEMENTS;
@@ -26,7 +26,6 @@ pub(super) struct Packer {
     keys: Vec<u64>,
     codes: Vec<u64>,
     sorted: Vec<u64>,
-    wides: Vec<u128>,
 }
 
 /// A column without its bytes.
@@ -48,7 +47,6 @@ impl Packer {
             keys: Vec::new(),
             codes: Vec::new(),
             sorted: Vec::new(),
-            wides: Vec::new(),
         }
     }
 
@@ -129,39 +127,26 @@ impl Packer {
     }
 
     fn rows(&mut self, values: &[u64], packed: &mut Packed) {
-        let (base, span) = range(values.iter().copied());
+        let (base, span) = short_range(values);
         (packed.base, packed.width) = (u128::from(base), width_of(span));
-        self.sorted.clear();
-        self.sorted.extend(self.order.iter().map(|row| values[usize::from(*row)].wrapping_sub(base)));
-        let room = room_for(&mut self.values, self.sorted.len() * packed.width);
-        match packed.width {
-            1 => room.iter_mut().zip(&self.sorted).for_each(|(byte, code)| *byte = *code as u8),
-            2 => put(room, &self.sorted, |code| (code as u16).to_le_bytes()),
-            4 => put(room, &self.sorted, |code| (code as u32).to_le_bytes()),
-            8 => put(room, &self.sorted, u64::to_le_bytes),
-            _ => {}
-        }
+        let room = room_for(&mut self.values, values.len() * packed.width);
+        let codes = self.order.iter().map(|row| values[usize::from(*row)].wrapping_sub(base));
+        write_words(room, packed.width, codes);
     }
 
     fn wide(&mut self, values: &[u128], packed: &mut Packed) {
         let base = values.iter().copied().min().unwrap_or(0);
         let span = values.iter().copied().max().unwrap_or(0) - base;
         (packed.base, packed.width) = (base, wide_width_of(span));
-        self.wides.clear();
-        self.wides.extend(self.order.iter().map(|row| values[usize::from(*row)] - base));
-        let room = room_for(&mut self.values, self.wides.len() * packed.width);
-        match packed.width {
-            4 => put(room, &self.wides, |code| (code as u32).to_le_bytes()),
-            16 => put(room, &self.wides, u128::to_le_bytes),
-            _ => {}
-        }
+        let room = room_for(&mut self.values, values.len() * packed.width);
+        write_wides(room, packed.width, self.order.iter().map(|row| values[usize::from(*row)] - base));
     }
 
     fn planes(&mut self, values: &[u64], packed: &mut Packed) {
-        let (base, span) = range(values.iter().copied());
+        let (base, span) = short_range(values);
         packed.base = u128::from(base);
-        self.codes.clear();
-        self.codes.extend(values.iter().map(|value| value.wrapping_sub(base)));
+        self.sorted.clear();
+        self.sorted.extend(self.order.iter().map(|row| values[usize::from(*row)].wrapping_sub(base)));
         self.write_planes(span, packed);
     }
 
@@ -176,41 +161,39 @@ impl Packer {
         self.codes.clear();
         self.codes.extend_from_slice(&buffer.values);
         for (number, factor) in references {
-            if let Some(other) = words_of(columns, *number) {
-                other.zip(&mut self.codes, |code, value| *code = code.wrapping_sub(factor.wrapping_mul(value)));
+            let Some(other) = words_of(columns, *number) else { continue };
+            match factor {
+                1 => other.zip(&mut self.codes, |code, value| *code = code.wrapping_sub(value)), // most, and several at a time
+                _ => other.zip(&mut self.codes, |code, value| *code = code.wrapping_sub(factor.wrapping_mul(value))),
             }
         }
         let rows = || self.codes.iter().zip(&buffer.values);
         let (base, span) = range(rows().filter(|(_, value)| **value != 0).map(|(code, _)| *code));
         let Some(longest) = span.checked_add(1) else { return false };
-        for (code, value) in self.codes.iter_mut().zip(&buffer.values) {
-            *code = if *value == 0 { 0 } else { code.wrapping_sub(base) + 1 };
-        }
+        self.sorted.clear();
+        self.sorted.extend(self.order.iter().map(|row| {
+            let row = usize::from(*row);
+            if buffer.values[row] == 0 { 0 } else { self.codes[row].wrapping_sub(base).wrapping_add(1) }
+        }));
         (packed.base, packed.references) = (u128::from(base), references);
         self.write_planes(longest, packed);
         true
     }
 
-    /// Writes the codes, of which `longest` is the largest.
+    /// Writes the codes in `sorted`, of which `longest` is the largest.
     fn write_planes(&mut self, longest: u64, packed: &mut Packed) {
         packed.planes = true;
         packed.width = (u64::BITS - longest.leading_zeros()).div_ceil(8) as usize;
-        self.sorted.clear();
-        self.sorted.extend(self.order.iter().map(|row| self.codes[usize::from(*row)]));
         for place in 0..packed.width {
             self.values.extend(self.sorted.iter().map(|code| (code >> (8 * place)) as u8));
         }
     }
 }
 
-/// The least of some words and how much larger the largest is. They are compared as signed numbers, so that a column of times that has
-/// "never" (zero) in it, or a time before 1970, is no special case.
-fn range(words: impl Iterator<Item = u64>) -> (u64, u64) {
-    let (least, most) = words.fold((i64::MAX, i64::MIN), |(least, most), word| {
-        let word = word.cast_signed();
-        (least.min(word), most.max(word))
-    });
-    if least > most { (0, 0) } else { (least.cast_unsigned(), most.cast_unsigned().wrapping_sub(least.cast_unsigned())) }
+/// A base, and how much larger the largest of `values` is: for short numbers zero, which is as good and sooner found than the least.
+fn short_range(values: &[u64]) -> (u64, u64) {
+    let bits = values.iter().fold(0, |bits, value| bits | value);
+    if bits <= 0xffff { (0, bits) } else { range(values.iter().copied()) }
 }
 
 /// `octets` more of `values`.
@@ -218,10 +201,6 @@ fn room_for(values: &mut Vec<u8>, octets: usize) -> &mut [u8] {
     let from = values.len();
     values.resize(from + octets, 0);
     &mut values[from..]
-}
-
-fn put<T: Copy, const N: usize>(room: &mut [u8], codes: &[T], bytes: impl Fn(T) -> [u8; N]) {
-    room.as_chunks_mut::<N>().0.iter_mut().zip(codes).for_each(|(room, code)| *room = bytes(*code));
 }
 
 fn words_of(columns: &Columns, number: u64) -> Option<&Buffer<u64>> {

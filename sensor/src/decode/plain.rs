@@ -1,10 +1,11 @@
-//! The short way: Ethernet with at most one 802.1Q tag, IPv4 without options, TCP or UDP, whole and untunnelled. Behind the ethertype every
-//! field stands where it always stands.
+//! The short way: Ethernet with at most one 802.1Q tag, IPv4 without options (or no tag, and IPv6 without extension headers), TCP or UDP,
+//! whole and untunnelled. Behind the ethertype every field stands where it always stands.
 
 use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
 use spanwatch_common::flow::protocol;
 
-use super::{DONT_FRAGMENT, FlowKey, Packet, Rules, ShortKey, TCP_FLAGS, Update};
+use super::key::Endpoint;
+use super::{DONT_FRAGMENT, FlowKey, Kind, Packet, Rules, ShortKey, TCP_FLAGS, Update};
 use crate::capture::{Frame, Link};
 use crate::flow_table::KeyHasher;
 
@@ -100,7 +101,62 @@ pub(super) fn update(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origi
         let is_plain = frame.wire_len == frame.octets() && is_plain(frame, &plain, rules);
         return if is_plain { write(frame, &plain, 0, hasher, origin, update) } else { Found::Other };
     }
-    if begins >> 16 == 0x8100 { update_tagged(frame, rules, hasher, origin, update) } else { Found::Other }
+    match begins >> 16 {
+        0x8100 => update_tagged(frame, rules, hasher, origin, update),
+        0x86dd => update_v6(frame, rules, hasher, origin, update),
+        _ => Found::Other,
+    }
+}
+
+/// The same of IPv6 without extension headers (RFC 8200 §3), untagged.
+#[inline(never)]
+fn update_v6(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+    const IP: usize = 40;
+    let octets = frame.octets();
+    let Some((_, ip)) = frame.bytes.split_first_chunk::<14>() else { return Found::Other };
+    let Some((header, transport)) = ip.split_first_chunk::<IP>() else { return Found::Other };
+    let payload_octets = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    let ip_octets = IP as u32 + payload_octets;
+    if header[0] >> 4 != 6 || frame.link != Link::Ethernet || may_have_trailer(frame, 14 + ip_octets) {
+        return Found::Other;
+    }
+    *update = Update {
+        at: frame.at,
+        frame_octets: octets,
+        ip_octets,
+        ttl: header[7],
+        has_numbers: true,
+        origin,
+        ..Update::NONE
+    };
+    let u16_at = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+    let u32_at = |at: usize| u32::from(u16_at(at)) << 16 | u32::from(u16_at(at + 2));
+    let is_whole = match header[6] {
+        protocol::TCP if transport.len() >= 20 => {
+            let header_octets = u32::from(transport[12] >> 4) * 4;
+            (update.sequence, update.acknowledgement, update.window) = (u32_at(4), u32_at(8), u16_at(14));
+            update.flags = u16_at(12) & TCP_FLAGS;
+            update.payload_octets = payload_octets.wrapping_sub(header_octets);
+            header_octets >= 20 && header_octets <= payload_octets
+        }
+        protocol::UDP if transport.len() >= 8 => payload_octets >= 8 && !rules.may_be_tunnel(u16_at(2)),
+        _ => false,
+    };
+    if !is_whole {
+        return Found::Other;
+    }
+    let [source, destination] = [8, 24].map(|at| *header[at..].first_chunk::<16>().unwrap_or(&[0; 16]));
+    let (source, destination) =
+        (Endpoint { address: source, port: u16_at(0) }, Endpoint { address: destination, port: u16_at(2) });
+    let (key, way) = FlowKey::between(source, destination, Kind::Ipv6, header[6]);
+    (update.way, update.hash) = (way, hasher.hash(&key));
+    Found::Untagged
+}
+
+/// Whether a PRP trailer may stand behind the IP packet that ends after so many octets.
+#[inline(always)]
+fn may_have_trailer(frame: &Frame<'_>, end: u32) -> bool {
+    frame.wire_len >= end + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb])
 }
 
 /// The same behind a tag.
@@ -137,6 +193,11 @@ fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, or
 /// All of a plain packet; none when the frame is anything else.
 pub(super) fn packet(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
     let plain = headers(frame, rules)?;
+    let is_dns = |port: u16| matches!(port, 53 | 5353);
+    // DNS speaks of its direction.
+    if plain.protocol() == protocol::UDP && (is_dns(plain.u16(20)) || is_dns(plain.u16(22))) {
+        return None;
+    }
     let ip = plain.ip;
     let (source, destination) = ([ip[12], ip[13], ip[14], ip[15]], [ip[16], ip[17], ip[18], ip[19]]);
     let (key, way) = FlowKey::between_v4(source, plain.u16(20), destination, plain.u16(22), plain.protocol());
@@ -186,18 +247,13 @@ fn is_plain(frame: &Frame<'_>, plain: &Plain<'_>, rules: &Rules) -> bool {
         return false;
     }
     let ip_octets = plain.ip_octets();
-    if plain.frame_octets >= plain.ethernet_octets() + ip_octets + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb])
-    {
+    if may_have_trailer(frame, plain.ethernet_octets() + ip_octets) {
         return false;
     }
     match plain.protocol() {
         protocol::TCP => plain.header_octets() >= 20 && ip_octets >= 20 + plain.header_octets(),
-        // DNS speaks of its direction, and tunnels have more inside.
-        protocol::UDP => {
-            let (source_port, destination_port) = (plain.u16(20), plain.u16(22));
-            let is_dns = matches!(source_port, 53 | 5353) || matches!(destination_port, 53 | 5353);
-            ip_octets >= 28 && !is_dns && !rules.may_be_tunnel(destination_port)
-        }
+        // Tunnels have more inside.
+        protocol::UDP => ip_octets >= 28 && !rules.may_be_tunnel(plain.u16(22)),
         _ => false,
     }
 }

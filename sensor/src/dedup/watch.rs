@@ -11,7 +11,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// ... and at least so many packets, so that a slow port is looked at as a whole ...
 const BURST_PACKETS: u64 = 64;
 /// ... but no more than so many, which are enough to judge by, so that a fast port loses no time.
-const BURST_PACKETS_MAX: u64 = 4096;
+const BURST_PACKETS_MAX: u64 = 1024;
 /// Nothing is decided on fewer packets than this.
 const PACKETS_MIN: u64 = 100;
 /// This share of duplicates, in ‰, over [`ON_AFTER`] turns removal on. A mirror of both directions gives 500.

@@ -84,8 +84,12 @@ impl KeyHasher {
     }
 
     /// flowId (element 148) of a flow of `key`; `opened` tells it from the others of that key.
+    ///
+    /// The time at which the flow opened, with a hash of the key added to its upper half: of two flows that opened at the same nanosecond, or
+    /// whole multiples of 4.29 s apart, one pair in 2³² has the same id, and no other. In a batch an id then takes four octets beside the
+    /// time, where a hash of everything took eight.
     pub fn flow_id(&self, key: &FlowKey, opened: i64) -> u64 {
-        mix(mix(nh(&words(key), &self.id)) ^ mix(opened.cast_unsigned()))
+        opened.cast_unsigned().wrapping_add(mix(nh(&words(key), &self.id)) << 32)
     }
 }
 

@@ -100,10 +100,10 @@ impl FlowTable {
             from = at + 1;
             let (hot, cold) = self.slab.both(at);
             let newest = hot.newest();
-            let silent = now.since(newest);
-            if silent >= self.timeouts.shortest {
+            let silent_nanos = now.as_nanos().saturating_sub(newest.as_nanos());
+            if silent_nanos >= self.timeouts.shortest_nanos.cast_signed() {
                 let (timeout, reason) = timeout(hot, cold, &self.timeouts);
-                if silent >= timeout {
+                if now.since(newest) >= timeout {
                     self.slab.prefetch_removal(at, &self.hasher);
                     over[waiting] = (at, reason);
                     waiting += 1;
@@ -217,7 +217,9 @@ impl FlowTable {
         let (_, packets) = slot::volume(hot, cold, aside);
         if is_established(hot, cold, packets) {
             self.health.tcp_flows += 1;
-            self.health.tcp_flows_one_way += u64::from(!(cold.heard(0) && cold.heard(1)));
+            // On a fibre of a TAP every flow has one side: that is how it is meant to be.
+            let has_both = cold.heard(0) && cold.heard(1);
+            self.health.tcp_flows_one_way += u64::from(!has_both && !self.observer.one_sided);
         }
         self.health.missed_octets += missed_octets(aside);
         let packets = packets[0] + packets[1];
@@ -246,7 +248,8 @@ impl FlowTable {
     }
 
     /// Goes on to the slice of `at`, unless that is the current one or an earlier one.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub(super) fn advance(&mut self, at: Timestamp) {
         if at >= self.slice.end {
             let start = at.floor(self.timeouts.active);

@@ -311,7 +311,9 @@ impl FlowTable {
     fn tick(&mut self, at: Timestamp) {
         if at > self.newest {
             self.newest = at;
-            self.advance(at);
+            if at >= self.slice.end {
+                self.advance(at);
+            }
         } else if self.newest.as_nanos().wrapping_sub(at.as_nanos()) > LATE_NANOS {
             self.counts.late += 1;
         }
@@ -398,6 +400,7 @@ impl FlowTable {
         let flow_id = self.hasher.flow_id(&packet.key, opened);
         let (cold, wide) = Cold::new(&packet, flow_id);
         let at = self.slab.put(update.hash, cold, wide);
+        self.slab.hear(at, &packet);
         self.counts.flows.observed += 1;
         self.counts.flows.peak = self.counts.flows.peak.max(self.slab.len as u64);
         // By the newest packet, not by this one, so that those who wait are due in the order in which they stand.

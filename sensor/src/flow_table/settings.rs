@@ -83,7 +83,6 @@ impl FlowTableSettings {
             udp: secs(self.idle_timeout_udp_secs),
             udp_single: secs(self.idle_timeout_udp_single_secs),
             other: secs(self.idle_timeout_other_secs),
-            shortest: Duration::ZERO,
             shortest_nanos: 0,
             longest: Duration::ZERO,
         };
@@ -91,7 +90,7 @@ impl FlowTableSettings {
         let idle = [tcp, half_open, closed, udp, udp_single, other];
         let shortest = idle.into_iter().min().unwrap_or_default();
         let longest = idle.into_iter().max().unwrap_or_default();
-        Timeouts { shortest, shortest_nanos: shortest.as_nanos() as u64, longest, ..timeouts }
+        Timeouts { shortest_nanos: shortest.as_nanos() as u64, longest, ..timeouts }
     }
 }
 
@@ -106,9 +105,7 @@ pub(super) struct Timeouts {
     pub(super) udp: Duration,
     pub(super) udp_single: Duration,
     pub(super) other: Duration,
-    /// No flow expires before this.
-    pub(super) shortest: Duration,
-    /// The same, at most a day.
+    /// No flow expires before this; at most a day.
     pub(super) shortest_nanos: u64,
     /// Every flow that nothing was seen of expires after this.
     pub(super) longest: Duration,

@@ -1,12 +1,14 @@
 //! What a replay writes: records as text, or as the batches that a sensor sends.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::health::{Health, PortHealth};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::text;
-use spanwatch_common::wire::{self, Encoder, Head, Message, Stats};
+use spanwatch_common::time::Timestamp;
+use spanwatch_common::wire::{self, Encoder, Head, Message, Stats, WireError};
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +27,8 @@ pub enum Format {
 const TEXT_OCTETS: usize = 64 << 10;
 /// Records in a batch.
 const BATCH_RECORDS: usize = 4096;
+/// Packet time in a batch. Its records leave in no order, and detection takes it amiss when one comes half a minute late.
+const BATCH_SPAN: Duration = Duration::from_secs(5);
 /// The sensor's name, and the number of its start, in batches: the same for every replay, so that the same file gives the same bytes.
 const SENSOR: &str = "replay";
 const BOOT: u64 = 1;
@@ -75,15 +79,16 @@ impl<W: Write> TextWriter<W> {
 pub struct BatchWriter<W> {
     out: W,
     encoder: Encoder,
-    /// Number of the next batch.
     sequence: u64,
+    /// The first record that ends later than this goes into the next batch.
+    until: Timestamp,
     frame: Vec<u8>,
 }
 
 impl<W: Write> BatchWriter<W> {
     /// A writer.
     pub fn new(out: W) -> Self {
-        Self { out, encoder: Encoder::default(), sequence: 1, frame: Vec::new() }
+        Self { out, encoder: Encoder::default(), sequence: 1, until: Timestamp::NONE, frame: Vec::new() }
     }
 
     /// Writes a record.
@@ -91,8 +96,14 @@ impl<W: Write> BatchWriter<W> {
     /// # Errors
     /// The output refuses it.
     pub fn write(&mut self, record: FlowRecord) -> io::Result<()> {
+        if self.encoder.len() == BATCH_RECORDS || record.last() > self.until {
+            self.ship()?;
+        }
+        if self.encoder.is_empty() {
+            self.until = record.last().plus(BATCH_SPAN);
+        }
         self.encoder.push(record);
-        if self.encoder.len() == BATCH_RECORDS { self.ship() } else { Ok(()) }
+        Ok(())
     }
 
     /// Writes what is left, then the account.
@@ -100,22 +111,25 @@ impl<W: Write> BatchWriter<W> {
     /// # Errors
     /// The output refuses it.
     pub fn finish(mut self, ledger: &Ledger, health: &Health) -> io::Result<()> {
-        if !self.encoder.is_empty() {
-            self.ship()?;
-        }
+        self.ship()?;
         let port = PortHealth { observation_point: 1, interface: SENSOR.to_owned(), health: *health };
         let stats = Stats { boot: BOOT, ledger: *ledger, capture: "file".to_owned(), ports: vec![port] };
-        wire::encode(&Message::Stats(stats), &mut self.frame).map_err(io::Error::other)?;
-        self.out.write_all(&self.frame)?;
+        self.send(|_, frame| wire::encode(&Message::Stats(stats), frame))?;
         self.out.flush()
     }
 
     fn ship(&mut self) -> io::Result<()> {
+        if self.encoder.is_empty() {
+            return Ok(());
+        }
         let head = Head { sensor: SENSOR, boot: BOOT, sequence: self.sequence, ledger: &Ledger::default() };
-        self.encoder.encode(&head, &mut self.frame).map_err(io::Error::other)?;
         self.sequence += 1;
-        self.out.write_all(&self.frame)?;
+        self.send(|encoder, frame| encoder.encode(&head, frame))
+    }
+
+    fn send(&mut self, make: impl FnOnce(&mut Encoder, &mut Vec<u8>) -> Result<(), WireError>) -> io::Result<()> {
         self.frame.clear();
-        Ok(())
+        make(&mut self.encoder, &mut self.frame).map_err(io::Error::other)?;
+        self.out.write_all(&self.frame)
     }
 }

@@ -131,3 +131,48 @@ fn thirteen_bytes_are_no_frame() {
         Err(Undecodable::Runt)
     );
 }
+
+proptest::proptest! {
+    /// Whatever a frame holds: where the short way takes it, it says what the long way says.
+    #[test]
+    fn the_short_way_agrees_with_the_long_one(
+        ethertype in proptest::sample::select(vec!["0800", "8100 0064 0800", "8100 e000 0800", "86dd", "88a8"]),
+        v6: bool,
+        octets in proptest::collection::vec(proptest::prelude::any::<u8>(), 60),
+        first in proptest::sample::select(vec![0x45, 0x46, 0x60, 0x6f]),
+        protocol in proptest::sample::select(vec![6_u8, 17, 1, 58]),
+        ports in proptest::sample::select(vec![[53_u16, 40_000], [40_000, 53], [1, 4789], [502, 502]]),
+        length in 0_u16..90,
+        twins: bool,
+        trailer: bool,
+        longer in 0_u32..40,
+    ) {
+        let mut ip = octets;
+        ip[0] = first;
+        let (length_at, protocol_at, addresses_at, width) = if v6 { (4, 6, 8, 16) } else { (2, 9, 12, 4) };
+        ip[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        (ip[6], ip[7]) = if v6 { (ip[6], ip[7]) } else { (ip[6] & 0x40, 0) };
+        ip[protocol_at] = protocol;
+        let transport = if v6 { 40 } else { 20 };
+        ip[transport..transport + 4].copy_from_slice(&[ports[0].to_be_bytes(), ports[1].to_be_bytes()].concat());
+        if twins {
+            ip.copy_within(addresses_at..addresses_at + width, addresses_at + width);
+        }
+        let mut bytes = hex(&format!("{MACS} {ethertype}"));
+        bytes.extend(ip);
+        bytes.extend([0; 20]);
+        if trailer {
+            bytes.extend([0x88, 0xfb]);
+        }
+        let frame = Frame::ethernet(&bytes, bytes.len() as u32 + longer, Timestamp::from_secs(1));
+        let (rules, hasher) = (Rules::default(), KeyHasher::fixed());
+        let mut short = Update::NONE;
+        let found = update_plain(&frame, &rules, &hasher, 0, &mut short);
+        if found != Found::Other {
+            let packet = decode_any(&frame, &rules, &mut Around::default()).expect("Ethernet");
+            let long = Update::of(&packet, hasher.hash(&packet.key), 0);
+            proptest::prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));
+            proptest::prop_assert_eq!(packet.encapsulations.is_empty(), found == Found::Untagged);
+        }
+    }
+}

@@ -246,3 +246,18 @@ fn the_account_of_connections_tells_scans_from_one_sided_feeds() {
     assert_eq!((health.tcp_flows, health.tcp_flows_one_way), (2, 1));
     assert_eq!((health.tcp_octets, health.missed_octets), (200, 0));
 }
+
+#[test]
+fn a_fibre_of_a_tap_is_not_blamed_for_its_one_side() {
+    let mut bench = table(&FlowTableSettings::default());
+    let fibre = Observer { one_sided: true, ..Observer::default() };
+    bench.table = FlowTable::new(&FlowTableSettings::default(), KeyHasher::fixed(), fibre).expect("a little memory");
+    // The client's side of a conversation in which the server says much.
+    for n in 0..10 {
+        bench.see(&client(1 + 100 * n, 1 + 50_000 * n, 100));
+    }
+    bench.flush(FlowEndReason::ForcedEnd);
+    let health = bench.table.health();
+    assert_eq!((health.tcp_flows, health.tcp_flows_one_way, health.missed_octets), (1, 0, 0));
+    assert!(bench.records.iter().all(|record| record.one_sided));
+}

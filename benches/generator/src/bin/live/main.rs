@@ -7,6 +7,8 @@
 mod flood;
 mod round;
 
+use std::process::ExitCode;
+
 use anyhow::ensure;
 use clap::Parser;
 use round::{Outcome, Reader, Rig};
@@ -67,7 +69,17 @@ const RATE_STEP: u64 = 250_000;
 const TRIED_SECS: u64 = 3;
 const PROVED_SECS: u64 = 10;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("live: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     ensure!(cores::available() >= 2, "this takes two cores: one sends, the other reads");
     namespace::enter()?;
@@ -136,8 +148,11 @@ fn search(arguments: &Arguments) -> anyhow::Result<()> {
             outcome.arrived_mpps(),
             outcome.lost()
         );
-        // The generator's own limit ends the search as well as the sensor's.
-        if outcome.lost() > 0 || outcome.arrived_mpps() < 0.98 * rate as f64 / 1e6 {
+        if outcome.lost() > 0 {
+            break;
+        }
+        if outcome.arrived_mpps() < 0.98 * rate as f64 / 1e6 {
+            println!("core 0 neither makes nor receives more: the limit found is the generator's, not the sensor's");
             break;
         }
         highest = Some(rate);
@@ -157,7 +172,7 @@ fn search(arguments: &Arguments) -> anyhow::Result<()> {
         }
         highest = (rate > RATE_LEAST).then(|| rate - RATE_STEP);
     }
-    println!("highest rate without loss, 1 M flows: below {:.2} Mpps", RATE_LEAST as f64 / 1e6);
+    println!("highest rate without loss, 1 M flows: not even {:.2} Mpps could be held", RATE_LEAST as f64 / 1e6);
     Ok(())
 }
 

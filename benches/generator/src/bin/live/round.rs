@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use crossbeam::channel::{self, Receiver};
+use crossbeam::channel::{self, Receiver, Sender};
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 use spanwatch_generator::cores;
@@ -16,7 +16,7 @@ use spanwatch_generator::traffic::Traffic;
 use spanwatch_sensor::capture::settings::{Mode, Settings};
 use spanwatch_sensor::capture::{self, Capture, CaptureError, Drained, Frame, InForce, Losses};
 use spanwatch_sensor::export::Harvest;
-use spanwatch_sensor::flow_table::{KeyHasher, Observer};
+use spanwatch_sensor::flow_table::{KeyHasher, Observer, Records};
 use spanwatch_sensor::live::LiveWorker;
 use spanwatch_sensor::worker::{MeterSettings, Worker};
 
@@ -25,7 +25,7 @@ const SENDING_CORE: usize = 0;
 /// Reads them from the ring.
 const READING_CORE: usize = 1;
 /// Harvests that wait for their reader, as in the sensor.
-const HARVESTS_MAX: usize = 8;
+const HARVESTS_MAX: usize = 64;
 /// Frames that the touching reader takes at a time, as the sensor's loop does.
 const FRAMES_MAX: usize = 256;
 /// How long it waits for them, likewise.
@@ -60,6 +60,10 @@ pub(crate) struct Outcome {
     pub(crate) ledger: Ledger,
     /// Frames that had been read when the last was sent.
     pub(crate) read_in_time: u64,
+    /// Memory that the process occupied, in bytes: with the capture open, before there was a flow table.
+    pub(crate) resident_before: u64,
+    /// The same when the last frame had been sent; it never gives back what its tables have grown to.
+    pub(crate) resident_after: u64,
 }
 
 impl Outcome {
@@ -99,12 +103,14 @@ pub(crate) fn run(traffic: &Traffic, reader: Reader<'_>, rig: Rig, each: impl Fn
     let settings = Settings { interface: RECEIVER.into(), mode: Mode::AfXdp, ring_slots: rig.ring_slots, ..Settings::default() };
     let opened = capture::open(&settings)?;
     ensure!(opened.in_force == InForce::AfXdpCopy, "the capture runs as {}: {}", opened.in_force.name(), opened.why);
+    let resident_before = resident()?;
     let arrived_before = namespace::counter(RECEIVER, "rx_packets")?;
     let source = opened.sources.into_iter().next().context("the capture has no queue")?;
     let read = Arc::new(AtomicU64::new(0));
     let source = Counted { source, read: Arc::clone(&read) };
     let stop = Arc::new(AtomicBool::new(false));
     let (harvests, harvested) = channel::bounded(HARVESTS_MAX);
+    let (spent, spares) = channel::bounded(HARVESTS_MAX);
     let (ready, is_ready) = channel::bounded::<()>(1);
     let sender = namespace::index(SENDER)?;
 
@@ -125,35 +131,48 @@ pub(crate) fn run(traffic: &Traffic, reader: Reader<'_>, rig: Rig, each: impl Fn
             let hasher = KeyHasher::random().context("ask the kernel for random bytes")?;
             let worker = Worker::new(meter, hasher, Observer::default()).context("allocate the flow table")?;
             drop(ready);
-            LiveWorker::new(0, source, worker, harvests, stop_reading).run()?;
+            LiveWorker::new(0, source, worker, harvests, stop_reading).recycling(spares).run()?;
             Ok(None)
         });
         let harvesting = scope.spawn(|| {
             pin(SENDING_CORE)?;
-            Ok::<_, anyhow::Error>(harvest(&harvested, each))
+            Ok::<_, anyhow::Error>(harvest(&harvested, &spent, each))
         });
-        let sending = scope.spawn(|| -> anyhow::Result<(Sent, u64)> {
+        let sending = scope.spawn(|| -> anyhow::Result<(Sent, u64, u64)> {
             pin(SENDING_CORE)?;
             let _ = is_ready.recv(); // ends when the reader has dropped its end: ready, or failed
             let sent = generator::send(traffic, sender, &AtomicBool::new(false));
             let read_in_time = read.load(Ordering::Relaxed);
-            let settled = settle();
+            let (resident_after, settled) = (resident(), settle());
             stop.store(true, Ordering::Relaxed);
             settled?;
-            Ok((sent?, read_in_time))
+            Ok((sent?, read_in_time, resident_after?))
         });
         let touched = reading.join().map_err(|_| anyhow!("the reader panicked"))??;
         let line = harvesting.join().map_err(|_| anyhow!("the harvest panicked"))??;
-        let (sent, read_in_time) = sending.join().map_err(|_| anyhow!("the generator panicked"))??;
+        let (sent, read_in_time, resident_after) = sending.join().map_err(|_| anyhow!("the generator panicked"))??;
         let outcome = Outcome {
             sent,
             arrived: namespace::counter(RECEIVER, "rx_packets")? - arrived_before,
             ledger: touched.unwrap_or(line),
             read_in_time,
+            resident_before,
+            resident_after,
         };
         outcome.check()?;
         Ok(outcome)
     })
+}
+
+/// Memory that this process occupies, in bytes.
+///
+/// # Errors
+/// /proc does not say.
+pub(crate) fn resident() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/self/status has no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
+    Ok(kib * 1024)
 }
 
 /// Waits until no more frames arrive.
@@ -169,12 +188,16 @@ fn settle() -> anyhow::Result<()> {
     }
 }
 
-/// Takes harvests until there are no more; gives the last ledger.
-fn harvest(harvested: &Receiver<Harvest>, mut each: impl FnMut(&Harvest)) -> Ledger {
+/// Takes harvests until there are no more, and gives their buffers back; gives the last ledger.
+fn harvest(harvested: &Receiver<Harvest>, spent: &Sender<Records>, mut each: impl FnMut(&Harvest)) -> Ledger {
     let mut ledger = Ledger::default();
     for harvest in harvested {
         each(&harvest);
-        ledger = harvest.ledger;
+        // What becomes of records is beyond the line: all that the loop did not throw away count as queued.
+        ledger = Ledger { queued: harvest.ledger.exported - harvest.ledger.not_sent, ..harvest.ledger };
+        let mut records = harvest.records;
+        records.clear();
+        let _ = spent.try_send(records); // the sensor's loop has enough of them
     }
     ledger
 }
