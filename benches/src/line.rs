@@ -1,9 +1,9 @@
 //! The line: everything between the capture and the export queue, fed as the live loop feeds it.
 
-use spanwatch_common::flow::{FlowEndReason, FlowRecord};
+use spanwatch_common::flow::FlowEndReason;
 use spanwatch_common::time::Timestamp;
 use spanwatch_sensor::capture::{BATCH, Frame, Losses};
-use spanwatch_sensor::flow_table::{KeyHasher, Observer};
+use spanwatch_sensor::flow_table::{KeyHasher, Observer, Records};
 use spanwatch_sensor::worker::{MeterSettings, Worker};
 
 use crate::frames::Frames;
@@ -80,11 +80,10 @@ impl Meter {
     }
 
     /// Ends all flows and gives the records of that.
-    pub fn finish(&mut self) -> Vec<FlowRecord> {
+    pub fn finish(&mut self) -> Records {
         self.worker.flush(FlowEndReason::ForcedEnd);
-        let records = self.worker.records();
-        let ended = records.iter().collect();
-        records.clear();
+        let ended = self.worker.records().clone();
+        self.worker.records().clear();
         ended
     }
 }

@@ -2,13 +2,15 @@
 
 use std::hint::black_box;
 
+use spanwatch_common::flow::FlowRecord;
+use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
-use spanwatch_common::wire::{self, Batch, Encoder, Head};
+use spanwatch_common::wire::{self, Encoder, Head};
 use spanwatch_sensor::capture::Frame;
 use spanwatch_sensor::decode::{Around, Rules, decode};
 use spanwatch_sensor::dedup::DedupMode;
 use spanwatch_sensor::flow_settings::FlowSettings;
-use spanwatch_sensor::flow_table::FlowTableSettings;
+use spanwatch_sensor::flow_table::{FlowTableSettings, Records};
 use spanwatch_sensor::worker::MeterSettings;
 
 use crate::frames::{Choice, Frames, Side, over_ipv6, tcp};
@@ -90,7 +92,7 @@ const fn record(name: &'static str, prepare: fn(Scale) -> Box<dyn Work>) -> Plan
 }
 
 /// All of them, in the order of the tables in README.md.
-pub const PLANS: [Plan; 32] = [
+pub const PLANS: [Plan; 33] = [
     packet("line_1", |scale| Box::new(line_of(1, scale))),
     packet("line_10k", |scale| Box::new(line_of(10_000, scale))),
     packet("line_100k", |scale| Box::new(line_of(100_000, scale))),
@@ -121,6 +123,7 @@ pub const PLANS: [Plan; 32] = [
     packet("table_10k", |scale| Box::new(table::updates(10_000, scale))),
     packet("table_1m", |scale| Box::new(table::updates(1_000_000, scale))),
     packet("table_scan", |scale| Box::new(table::inserts(scale))),
+    record("export", |_| exporter()),
     record("wire_encode", |_| encoder()),
     record("wire_decode", |_| wire_decoder()),
 ];
@@ -244,7 +247,7 @@ fn decoder(frames: Frames) -> Box<dyn Work> {
 }
 
 /// End records of as many TCP flows, six packets without payload each on average, within 30 ms.
-fn batch() -> Batch {
+fn ended() -> Records {
     let mut meter = Meter::new(&MeterSettings::default(), 1000);
     let frames = Frames::tcp(1 << 14, &Choice::Uniform(BATCH_RECORDS));
     fill(&mut meter, BATCH_RECORDS, tcp_frame);
@@ -252,32 +255,42 @@ fn batch() -> Batch {
     meter.feed(frames.range(0..frames.len()));
     let records = meter.finish();
     assert_eq!(records.len(), BATCH_RECORDS as usize, "one record for each flow");
-    Batch { sensor: "bench".into(), boot: 1, sequence: 1, records, ..Batch::default() }
+    records
 }
 
-fn encoder() -> Box<dyn Work> {
-    let (batch, mut encoder, mut frame) = (batch(), Encoder::default(), Vec::new());
+/// Makes one batch of `records`.
+fn encode(encoder: &mut Encoder, records: impl Iterator<Item = FlowRecord>, frame: &mut Vec<u8>) {
+    frame.clear();
+    records.for_each(|record| encoder.push(record));
+    let head = Head { sensor: "bench", boot: 1, sequence: 1, ledger: &Ledger::default() };
+    encoder.encode(&head, frame).expect("a batch fits a frame");
+}
+
+/// What the export thread does with what a worker hands over.
+fn exporter() -> Box<dyn Work> {
+    let (records, mut encoder, mut frame) = (ended(), Encoder::default(), Vec::new());
     Box::new(move || {
-        encode(black_box(&batch), &mut encoder, &mut frame);
-        BATCH_RECORDS as usize
+        encode(&mut encoder, black_box(&records).iter(), &mut frame);
+        records.len()
+    })
+}
+
+/// The same with records that are put together already.
+fn encoder() -> Box<dyn Work> {
+    let (records, mut encoder, mut frame): (Vec<FlowRecord>, _, _) = (ended().iter().collect(), Encoder::default(), Vec::new());
+    Box::new(move || {
+        encode(&mut encoder, black_box(&records).iter().cloned(), &mut frame);
+        records.len()
     })
 }
 
 fn wire_decoder() -> Box<dyn Work> {
     let mut frame = Vec::new();
-    encode(&batch(), &mut Encoder::default(), &mut frame);
+    encode(&mut Encoder::default(), ended().iter(), &mut frame);
     Box::new(move || {
         black_box(wire::decode(black_box(&frame)).expect("our own frame"));
         BATCH_RECORDS as usize
     })
-}
-
-/// As the export thread does it, but that records are copied here and put together there.
-fn encode(batch: &Batch, encoder: &mut Encoder, frame: &mut Vec<u8>) {
-    frame.clear();
-    batch.records.iter().for_each(|record| encoder.push(record.clone()));
-    let head = Head { sensor: &batch.sensor, boot: batch.boot, sequence: batch.sequence, ledger: &batch.ledger };
-    encoder.encode(&head, frame).expect("a batch fits a frame");
 }
 
 #[cfg(test)]

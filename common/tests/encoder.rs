@@ -1,5 +1,7 @@
 //! Batches of form 2: what an encoder makes, and what a receiver makes of anything that claims to be one.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::path::PathBuf;
 
 use proptest::prelude::*;

@@ -1,6 +1,5 @@
 //! The benches do what their names say, at the scale at which instructions are counted.
 
-use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::ledger::{Ignored, Odd};
 use spanwatch_sensor::capture::Losses;
 
@@ -76,7 +75,7 @@ fn sequences_of_mixed_sizes_go_on_from_pass_to_pass() {
         }
         let records = meter.finish();
         assert_eq!(records.len(), 100);
-        let in_record = |record: &FlowRecord| {
+        let in_record = |record: FlowRecord| {
             let of = [record.tcp_retransmissions, record.tcp_out_of_order];
             of.as_flattened().iter().map(|&packets| u64::from(packets)).sum::<u64>()
                 + record.tcp_missed_octets.iter().sum::<u64>()

@@ -117,7 +117,7 @@ fn update_v6(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, 
     let Some((header, transport)) = ip.split_first_chunk::<IP>() else { return Found::Other };
     let payload_octets = u32::from(u16::from_be_bytes([header[4], header[5]]));
     let ip_octets = IP as u32 + payload_octets;
-    if header[0] >> 4 != 6 || frame.link != Link::Ethernet || may_have_trailer(frame, 14 + ip_octets) {
+    if header[0] >> 4 != 6 || frame.link != Link::Ethernet || !is_fitting(frame, 14 + ip_octets) {
         return Found::Other;
     }
     *update = Update {
@@ -153,10 +153,12 @@ fn update_v6(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, 
     Found::Untagged
 }
 
-/// Whether a PRP trailer may stand behind the IP packet that ends after so many octets.
+/// Whether the frame holds the IP packet, which ends after so many octets, and no PRP trailer behind it.
 #[inline(always)]
-fn may_have_trailer(frame: &Frame<'_>, end: u32) -> bool {
-    frame.wire_len >= end + TRAILER_MIN && frame.bytes.last_chunk() == Some(&[0x88, 0xfb])
+fn is_fitting(frame: &Frame<'_>, end: u32) -> bool {
+    // Where the packet claims more than the frame has, the difference wraps.
+    let behind = frame.wire_len.wrapping_sub(end);
+    behind < TRAILER_MIN || behind <= frame.wire_len && frame.bytes.last_chunk() != Some(&[0x88, 0xfb])
 }
 
 /// The same behind a tag.
@@ -247,7 +249,7 @@ fn is_plain(frame: &Frame<'_>, plain: &Plain<'_>, rules: &Rules) -> bool {
         return false;
     }
     let ip_octets = plain.ip_octets();
-    if may_have_trailer(frame, plain.ethernet_octets() + ip_octets) {
+    if !is_fitting(frame, plain.ethernet_octets() + ip_octets) {
         return false;
     }
     match plain.protocol() {

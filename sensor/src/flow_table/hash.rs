@@ -85,11 +85,11 @@ impl KeyHasher {
 
     /// flowId (element 148) of a flow of `key`; `opened` tells it from the others of that key.
     ///
-    /// The time at which the flow opened, with a hash of the key added to its upper half: of two flows that opened at the same nanosecond, or
-    /// whole multiples of 4.29 s apart, one pair in 2³² has the same id, and no other. In a batch an id then takes four octets beside the
-    /// time, where a hash of everything took eight.
+    /// The time at which the flow opened, with a hash of the key added to its upper 40 bits: of two flows that opened at the same nanosecond
+    /// (or whole multiples of 16.8 ms apart) one pair in 2⁴⁰ has the same id, and no other. In a batch an id then takes five octets
+    /// beside the time, where a hash of everything took eight.
     pub fn flow_id(&self, key: &FlowKey, opened: i64) -> u64 {
-        opened.cast_unsigned().wrapping_add(mix(nh(&words(key), &self.id)) << 32)
+        opened.cast_unsigned().wrapping_add(mix(nh(&words(key), &self.id)) << 24)
     }
 }
 

@@ -231,6 +231,7 @@ impl FlowTable {
             cold.life |= EARLIER;
         }
         cold.icmp_error = [0; 2];
+        cold.next_slice(hot);
         self.asides.next_slice(&mut cold.aside);
         hot.next_slice();
     }
@@ -306,7 +307,7 @@ enum Value {
 fn value(hot: &Hot, cold: &Cold, now: Timestamp, timeouts: &Timeouts) -> Value {
     if hot.is_closed() {
         Value::Over
-    } else if cold.is_half_open() {
+    } else if cold.is_half_open(hot) {
         Value::HalfOpen
     } else if is_single(hot, cold) {
         Value::Single
@@ -326,7 +327,7 @@ fn is_single(hot: &Hot, cold: &Cold) -> bool {
 fn timeout(hot: &Hot, cold: &Cold, timeouts: &Timeouts) -> (Duration, FlowEndReason) {
     let timeout = match cold.protocol {
         protocol::TCP if hot.is_closed() => return (timeouts.closed, FlowEndReason::EndOfFlow),
-        protocol::TCP if cold.is_half_open() => timeouts.half_open,
+        protocol::TCP if cold.is_half_open(hot) => timeouts.half_open,
         protocol::TCP => timeouts.tcp,
         protocol::UDP if is_single(hot, cold) => timeouts.udp_single,
         protocol::UDP => timeouts.udp,

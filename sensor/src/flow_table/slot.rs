@@ -195,7 +195,8 @@ pub(super) struct Cold {
     initiator: u8,
     /// Some of the bits below.
     pub(super) life: u8,
-    unused: u8,
+    /// 1 once the initiator of a TCP connection has acknowledged something before the current slice.
+    went_on: u8,
 }
 
 const _: () = assert!(size_of::<Cold>() == 80);
@@ -294,7 +295,7 @@ impl Cold {
             vlan_tags: packet.vlan_tags | priority_tag,
             initiator: initiator as u8 | (biflow_direction as u8) << 1,
             life: 0,
-            unused: 0,
+            went_on: 0,
         };
         let is_plain = key.kind == Kind::Ipv4 as u8
             && key.customer_vlan == 0
@@ -427,10 +428,21 @@ impl Cold {
         self.protocol == protocol::TCP && self.heard(way) && self.initial[way] & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
-    /// Whether it is a TCP connection whose SYN nobody has answered.
-    pub(super) const fn is_half_open(&self) -> bool {
+    /// Whether it is a TCP connection whose SYN nobody has answered. An initiator that acknowledges was answered where this table does not
+    /// look, on the other fibre of a TAP for example.
+    pub(super) const fn is_half_open(&self, hot: &Hot) -> bool {
         let initiator = self.initiator();
-        self.asked(initiator) && !self.heard(initiator ^ 1)
+        self.asked(initiator) && !self.heard(initiator ^ 1) && self.went_on == 0 && !self.goes_on(hot)
+    }
+
+    /// Whether the initiator has acknowledged something in the current slice.
+    const fn goes_on(&self, hot: &Hot) -> bool {
+        hot.half[self.initiator()].flags & tcp::ACK != 0
+    }
+
+    /// Remembers of a slice that is over what [`Hot`] forgets.
+    pub(super) const fn next_slice(&mut self, hot: &Hot) {
+        self.went_on |= self.goes_on(hot) as u8;
     }
 }
 

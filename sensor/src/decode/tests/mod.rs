@@ -133,6 +133,8 @@ fn thirteen_bytes_are_no_frame() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4096))]
+
     /// Whatever a frame holds: where the short way takes it, it says what the long way says.
     #[test]
     fn the_short_way_agrees_with_the_long_one(
