@@ -75,7 +75,7 @@ impl<W: Write> TextWriter<W> {
 }
 
 /// Writes records as [`wire`] frames: batches of the sensor `replay`, numbered from 1, then its account. The account that each batch carries
-/// is empty but for the last message, because what it is meanwhile depends on who is faster.
+/// is empty, because what it is meanwhile depends on who is faster.
 pub struct BatchWriter<W> {
     out: W,
     encoder: Encoder,

@@ -3,8 +3,8 @@
 use crate::capture::{BATCH, Frame};
 
 /// Frames found one after another at the beginning of the input.
-pub(super) struct Batch<'a> {
-    frames: [Frame<'a>; BATCH],
+pub(super) struct Batch<'m, 'a> {
+    frames: &'m mut [Frame<'a>; BATCH],
     len: usize,
     /// At most so many.
     room: usize,
@@ -12,11 +12,11 @@ pub(super) struct Batch<'a> {
     pub(super) passed: usize,
 }
 
-impl<'a> Batch<'a> {
-    /// None yet, of at most `room`.
+impl<'m, 'a> Batch<'m, 'a> {
+    /// None yet, of at most `room`, in this memory.
     #[inline]
-    pub(super) fn new(room: usize) -> Self {
-        Self { frames: [Frame::NONE; BATCH], len: 0, room: room.min(BATCH), passed: 0 }
+    pub(super) fn new(frames: &'m mut [Frame<'a>; BATCH], room: usize) -> Self {
+        Self { frames, len: 0, room: room.min(BATCH), passed: 0 }
     }
 
     /// The frames.
@@ -41,12 +41,13 @@ impl<'a> Batch<'a> {
     /// Adds the frames that `next` gives until it is full or there are no more.
     #[inline]
     pub(super) fn extend(&mut self, mut next: impl FnMut() -> Option<Frame<'a>>) {
-        let before = self.len;
-        for place in &mut self.frames[before..self.room] {
+        let mut added = 0;
+        for place in &mut self.frames[self.len..self.room] {
             let Some(frame) = next() else { break };
             *place = frame;
-            self.len += 1;
+            added += 1;
         }
+        self.len += added;
     }
 }
 
@@ -71,7 +72,7 @@ impl Kept {
 
     /// Puts the frames into an empty batch, lent from `input` again, which begins where it began before.
     #[inline]
-    pub(super) fn lend<'a>(&self, input: &'a [u8], batch: &mut Batch<'a>) {
+    pub(super) fn lend<'a>(&self, input: &'a [u8], batch: &mut Batch<'_, 'a>) {
         (batch.len, batch.passed) = (self.len, self.passed);
         batch.room = batch.room.max(self.len);
         for (n, frame) in batch.frames[..self.len].iter_mut().enumerate() {
@@ -81,7 +82,7 @@ impl Kept {
     }
 
     /// Keeps a batch lent from `input`.
-    pub(super) fn keep(batch: &Batch<'_>, input: &[u8]) -> Self {
+    pub(super) fn keep(batch: &Batch<'_, '_>, input: &[u8]) -> Self {
         let mut kept = Self { len: batch.len, passed: batch.passed, ..Self::NONE };
         for (n, frame) in batch.frames().iter().enumerate() {
             kept.frames[n] = Frame { bytes: &[], ..*frame };

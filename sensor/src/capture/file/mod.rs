@@ -248,10 +248,11 @@ impl Capture for File {
     /// stands between them, so that where a batch ends depends on the file alone and not on the pieces it comes in. None when the file is
     /// [shared](File::open_shared) and nothing waits.
     fn drain(&mut self, _: Timestamp, max: usize, mut each: impl FnMut(&[Frame<'_>])) -> Result<Drained, CaptureError> {
-        let mut frames = 0;
-        while frames == 0 && max > 0 && !self.has_ended {
+        let mut found = 0;
+        while found == 0 && max > 0 && !self.has_ended {
             let input = self.input.bytes();
-            let mut batch = Batch::new(max);
+            let mut frames = [Frame::NONE; BATCH];
+            let mut batch = Batch::new(&mut frames, max);
             self.kept.lend(input, &mut batch);
             let mut over = None;
             self.scout.look(input, &self.parser, self.last);
@@ -266,7 +267,8 @@ impl Capture for File {
                         Ok(Filled::Ended) => over = Some(Over::Ended(of)),
                         Err(error) => over = Some(Over::Unreadable(error)),
                     }
-                    batch = Batch::new(BATCH);
+                    frames = [Frame::NONE; BATCH];
+                    batch = Batch::new(&mut frames, max);
                     self.kept.lend(self.input.bytes(), &mut batch);
                 }
             }
@@ -279,11 +281,11 @@ impl Capture for File {
                 each(batch.frames());
             }
             let passed = batch.passed;
-            frames = batch.frames().len();
+            found = batch.frames().len();
             self.last = batch.frames().last().map_or(self.last, |frame| frame.at);
-            self.read += frames as u64;
+            self.read += found as u64;
             self.input.pass(passed);
-            self.scout.pass(passed, frames);
+            self.scout.pass(passed, found);
             self.kept.clear();
             if self.input.is_torn() {
                 over = Some(Over::Torn);
@@ -292,10 +294,10 @@ impl Capture for File {
                 self.end(over);
             }
         }
-        match self.trouble.take_if(|_| frames == 0) {
+        match self.trouble.take_if(|_| found == 0) {
             Some(trouble) => Err(trouble),
-            None if frames == 0 && self.has_ended => Ok(Drained::Ended),
-            None => Ok(Drained::Frames(frames)),
+            None if found == 0 && self.has_ended => Ok(Drained::Ended),
+            None => Ok(Drained::Frames(found)),
         }
     }
 

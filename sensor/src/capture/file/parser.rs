@@ -93,7 +93,7 @@ impl Parser {
 
     /// Goes through `input` behind what `batch` has passed, and adds the frames it finds; counts those of a link type that is not read.
     #[inline]
-    pub(super) fn walk<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'a>, unread: &mut Unread) -> Stop {
+    pub(super) fn walk<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'_, 'a>, unread: &mut Unread) -> Stop {
         while !batch.is_full() {
             match self {
                 Self::Pcap(parser) => parser.walk_plain(input, batch),

@@ -79,7 +79,7 @@ impl Parser {
 
     /// Takes the packets that are as nearly all are: whole, and in a file of the format's present version without frame check sequences.
     #[inline]
-    pub(super) fn walk_plain<'a>(&self, input: &'a [u8], batch: &mut Batch<'a>) {
+    pub(super) fn walk_plain<'a>(&self, input: &'a [u8], batch: &mut Batch<'_, 'a>) {
         let is_plain = self.header_octets == PLAIN_HEADER_OCTETS
             && self.lengths == Lengths::CapturedFirst
             && self.fcs_octets == 0
@@ -92,7 +92,7 @@ impl Parser {
     }
 
     #[inline]
-    fn walk_in_order<'a>(&self, input: &'a [u8], batch: &mut Batch<'a>, word: impl Fn([u8; 4]) -> u32) {
+    fn walk_in_order<'a>(&self, input: &'a [u8], batch: &mut Batch<'_, 'a>, word: impl Fn([u8; 4]) -> u32) {
         let mut rest = &input[batch.passed..];
         let (nanos_per_unit, link) = (u64::from(self.nanos_per_unit), self.link);
         batch.extend(|| {

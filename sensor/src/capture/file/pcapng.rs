@@ -88,7 +88,7 @@ impl Parser {
     /// Takes the packets that are as nearly all are: enhanced packet blocks without options, of an interface whose clock needs no more than a
     /// multiplication.
     #[inline]
-    pub(super) fn walk_plain<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'a>) {
+    pub(super) fn walk_plain<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'_, 'a>) {
         match self.order {
             ByteOrder::Little => self.walk_in_order(input, batch, u32::from_le_bytes),
             ByteOrder::Big => self.walk_in_order(input, batch, u32::from_be_bytes),
@@ -96,7 +96,7 @@ impl Parser {
     }
 
     #[inline]
-    fn walk_in_order<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'a>, word: impl Fn([u8; 4]) -> u32) {
+    fn walk_in_order<'a>(&mut self, input: &'a [u8], batch: &mut Batch<'_, 'a>, word: impl Fn([u8; 4]) -> u32) {
         let mut rest = &input[batch.passed..];
         let Self { interfaces, last, .. } = self;
         let numbered = interfaces.len() > 1;
