@@ -125,6 +125,8 @@ fn update_v6(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, 
         ip_octets,
         ttl: header[7],
         has_numbers: true,
+        class_of_service: header[0] << 4 | header[1] >> 4,
+        is_simple: true,
         origin,
         ..Update::NONE
     };
@@ -175,7 +177,8 @@ fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, or
     let ip_octets = plain.ip_octets();
     update.at = frame.at;
     (update.frame_octets, update.ip_octets) = (plain.frame_octets, ip_octets);
-    (update.ttl, update.has_numbers, update.origin) = (plain.octet(8), true, origin);
+    (update.ttl, update.class_of_service, update.origin) = (plain.octet(8), plain.octet(1), origin);
+    (update.has_numbers, update.is_simple) = (true, true);
     let rest = u64::from(plain.protocol()) << 48 | u64::from(vlan) << 32;
     if plain.is_tcp() {
         (update.sequence, update.acknowledgement, update.window) = (plain.u32(24), plain.u32(28), plain.u16(34));

@@ -33,6 +33,10 @@ pub struct Update {
     pub way: Way,
     /// Whether TCP's sequence numbers were all there to read.
     pub has_numbers: bool,
+    /// See [`Packet::class_of_service`].
+    pub class_of_service: u8,
+    /// Whether it has neither an ICMP type nor a tunnel, which stand only in the whole [`Packet`].
+    pub is_simple: bool,
     /// Where whoever made this finds the rest of the packet again.
     pub origin: u16,
     /// Where the flow table looks for the flow next: in which bucket of the index, then on which slot.
@@ -56,6 +60,8 @@ impl Update {
         ttl: 0,
         way: Way::FromA,
         has_numbers: false,
+        class_of_service: 0,
+        is_simple: false,
         origin: 0,
         guess: 0,
     };
@@ -75,6 +81,8 @@ impl Update {
             ttl: packet.ttl,
             way: packet.way,
             has_numbers: packet.odd != Oddity::BadTransportHeader,
+            class_of_service: packet.class_of_service,
+            is_simple: packet.icmp_type_code == 0 && packet.tunnel == 0,
             origin,
             guess: 0,
         }

@@ -363,7 +363,14 @@ impl FlowTable {
             if cold.heard(way) {
                 cold.start[way] = update.at;
             } else {
-                self.slab.hear(at, &packet());
+                let (icmp_type_code, tunnel) = match update.is_simple {
+                    true => (0, 0),
+                    false => {
+                        let packet = packet();
+                        (packet.icmp_type_code, packet.tunnel)
+                    }
+                };
+                self.slab.hear(at, update, icmp_type_code, tunnel);
             }
         }
         let (hot, cold) = self.slab.both_mut(at);
@@ -400,7 +407,7 @@ impl FlowTable {
         let flow_id = self.hasher.flow_id(&packet.key, opened);
         let (cold, wide) = Cold::new(&packet, flow_id);
         let at = self.slab.put(update.hash, cold, wide);
-        self.slab.hear(at, &packet);
+        self.slab.hear(at, update, packet.icmp_type_code, packet.tunnel);
         self.counts.flows.observed += 1;
         self.counts.flows.peak = self.counts.flows.peak.max(self.slab.len as u64);
         // By the newest packet, not by this one, so that those who wait are due in the order in which they stand.

@@ -7,7 +7,7 @@ use super::index::Index;
 use super::memory::Slots;
 use super::pool::Pool;
 use super::slot::{Cold, Hot, Wide};
-use crate::decode::Packet;
+use crate::decode::Update;
 use crate::machine::prefetch;
 
 /// Hot lines, cold parts, and a bit for each slot that is taken.
@@ -159,10 +159,10 @@ impl Slab {
     }
 
     /// The first packet of a flow in its direction.
-    pub(super) fn hear(&mut self, at: usize, packet: &Packet) {
+    pub(super) fn hear(&mut self, at: usize, packet: &Update, icmp_type_code: u16, tunnel: u32) {
         let cold = &mut self.cold.as_mut_slice()[at];
         let wide = cold.wide().map(|number| self.wide.get_mut(number));
-        cold.hear(packet, wide);
+        cold.hear(packet, icmp_type_code, tunnel, wide);
     }
 
     /// The first taken slot in `from..to`.

@@ -400,12 +400,12 @@ impl Cold {
         BiflowDirection::from_number(self.initiator >> 1)
     }
 
-    /// The first packet in its direction. `wide` is the wide part.
-    pub(super) fn hear(&mut self, packet: &Packet, wide: Option<&mut Wide>) {
+    /// The first packet in its direction, with its ICMP type and code and the number of its tunnel. `wide` is the wide part.
+    pub(super) fn hear(&mut self, packet: &Update, icmp_type_code: u16, tunnel: u32, wide: Option<&mut Wide>) {
         let way = packet.way.index();
         self.start[way] = packet.at;
         self.life |= HEARD << way;
-        self.initial[way] = packet.flags & TCP_FLAGS | packet.icmp_type_code;
+        self.initial[way] = packet.flags & TCP_FLAGS | icmp_type_code;
         self.class_of_service[way] = packet.class_of_service;
         let is_initiator = way == self.initiator();
         // A SYN-ACK that is answered with RST was never asked for: whoever sent it was probing. Nothing has been said about
@@ -417,8 +417,8 @@ impl Cold {
             std::mem::swap(&mut self.source_mac, &mut self.destination_mac);
         }
         if let Some(wide) = wide {
-            if packet.tunnel != 0 && is_initiator {
-                wide.tunnel = packet.tunnel;
+            if tunnel != 0 && is_initiator {
+                wide.tunnel = tunnel;
             }
             if was_probe {
                 wide.tunnel = turned(wide.tunnel);
