@@ -373,8 +373,7 @@ mod tests {
         let health = Health { packets: 7, tcp_flows_one_way: 3, ..Health::default() };
         let ports = vec![PortHealth { observation_point: 1, interface: "en\"o\\2\n".to_owned(), health }];
         vitals.registry.stats(&session, Stats { boot: 5, ports, ..Stats::default() });
-        let mut present = [false; SymptomKind::ALL.len()];
-        present[3] = true;
+        let present = SymptomKind::ALL.map(|kind| kind == SymptomKind::OneWay);
         vitals.detect().mirrors = vec![("plant1".to_owned(), "eno2".to_owned(), present)];
         let page = vitals.render();
         for line in [

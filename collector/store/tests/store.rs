@@ -521,7 +521,8 @@ async fn a_full_buffer_refuses_and_a_wild_clock_does_not_make_a_file_per_record(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_with_little_memory_goes_on_on_disk() {
     let home = tempfile::tempdir().unwrap();
-    let settings = StoreSettings { query_memory_bytes_max: 64 << 20, ..settings(home.path()) };
+    // The rows take some 160 MiB.
+    let settings = StoreSettings { query_memory_bytes_max: 96 << 20, ..settings(home.path()) };
     let mut store = Store::open(settings.clone()).await.unwrap();
     for sequence in 1..=4_u64 {
         let records =
