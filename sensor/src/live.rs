@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError};
 use spanwatch_common::flow::FlowEndReason;
+use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 
@@ -32,6 +33,8 @@ const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 const WATCHED_FOR: Duration = Duration::from_secs(10);
 /// Records that wait here while the export thread is busy; beyond this the newest are thrown away and counted.
 const HELD_MAX: usize = 1 << 16;
+/// Flows whose records are handed over at a time when all of them end.
+const FLUSHED_AT_ONCE: usize = 4096;
 
 /// Frames that are still taken out of the rings of a capture that has failed: as many as the largest ring holds.
 const RESCUED_MAX: usize = 1 << 20;
@@ -101,7 +104,11 @@ impl<C: Capture> LiveWorker<C> {
         if result.is_err() {
             self.rescue(&mut clock);
         }
-        self.worker.flush(FlowEndReason::ForcedEnd);
+        while !self.worker.flush_some(FlowEndReason::ForcedEnd, FLUSHED_AT_ONCE) {
+            let ledger = self.account(self.worker.ledger(&self.losses));
+            let health = self.worker.health(&self.losses);
+            self.hand_over(ledger, health);
+        }
         // What cannot be read any more stays as it was last read.
         if let Ok(losses) = self.capture.losses() {
             self.losses = losses;
@@ -113,10 +120,14 @@ impl<C: Capture> LiveWorker<C> {
         let wire = self.losses.wire;
         let ledger = Ledger { wire, ..self.account(self.worker.audited_ledger(&self.losses)) };
         let health = self.worker.health(&self.losses);
-        let records = std::mem::take(self.worker.records());
-        // The export thread outlives the workers, so this send only waits for its present batch.
-        let _ = self.harvests.send(Harvest { worker: self.number, ledger, health, talkers: Vec::new(), records });
+        self.hand_over(ledger, health);
         result
+    }
+
+    /// Hands the last records over. The export thread outlives the workers, so this only waits for its present batch.
+    fn hand_over(&mut self, ledger: Ledger, health: Health) {
+        let records = std::mem::replace(self.worker.records(), self.spares.try_recv().unwrap_or_default());
+        let _ = self.harvests.send(Harvest { worker: self.number, ledger, health, talkers: Vec::new(), records });
     }
 
     /// Takes what the rings of a failed capture still hold: they stay readable when the interface is gone.

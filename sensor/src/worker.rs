@@ -280,10 +280,15 @@ impl Worker {
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason) {
+        self.flush_some(reason, usize::MAX);
+    }
+
+    /// The same for at most so many flows, so that their records need not all be held at once. Whether none is left.
+    pub fn flush_some(&mut self, reason: FlowEndReason, flows_max: usize) -> bool {
         self.dedup.restart();
         self.look_again();
         self.reassembly.give_up();
-        self.table.flush(reason, &mut self.records);
+        self.table.flush_some(reason, flows_max, &mut self.records)
     }
 
     /// The records made since they were last taken away.

@@ -58,11 +58,20 @@ impl FlowTable {
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
     pub fn flush(&mut self, reason: FlowEndReason, out: &mut Records) {
+        self.flush_some(reason, usize::MAX, out);
+    }
+
+    /// The same for at most so many flows, so that their records need not all be held at once. Whether none is left.
+    pub fn flush_some(&mut self, reason: FlowEndReason, flows_max: usize, out: &mut Records) -> bool {
         out.observed_by(self.observer);
         let mut from = 0;
-        while let Some(at) = self.slab.next_taken(from, self.slab.touched()) {
+        for _ in 0..flows_max {
+            let Some(at) = self.slab.next_taken(from, self.slab.touched()) else { break };
             self.end(at, reason, out);
             from = at + 1;
+        }
+        if self.slab.len > 0 {
+            return false;
         }
         let before = out.made().len();
         self.counts.exported += self.aggregates.flush(reason, out.made());
@@ -70,6 +79,7 @@ impl FlowTable {
         self.newborn.clear();
         self.slice = Slice::default();
         (self.newest, self.swept, self.room_since) = (Timestamp::NONE, Timestamp::NONE, Timestamp::NONE);
+        true
     }
 
     pub(super) fn begin_oldest(&mut self, out: &mut Records) {
