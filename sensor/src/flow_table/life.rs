@@ -6,9 +6,10 @@ use spanwatch_common::flow::{FlowEndReason, FlowState, protocol, tcp};
 use spanwatch_common::time::Timestamp;
 
 use super::aside::Aside;
+use super::hot::Hot;
 use super::records::{Cause, Records};
 use super::settings::Timeouts;
-use super::slot::{self, BEGUN, Cold, EARLIER, Hot, SEVERAL};
+use super::slot::{self, BEGUN, Cold, EARLIER, SEVERAL};
 use super::{FlowTable, SWEEP, Slice};
 use crate::decode::Update;
 

@@ -1,7 +1,7 @@
 //! The flow table: packets in, final records out. Fixed in size, silent about the time of day.
 //!
 //! One table serves one receive queue and one thread. Its memory is taken at the start; nothing on the way of a packet allocates,
-//! locks or reads a clock. What every packet touches is a line of the [`index`] and a line of its flow ([`slot`]); a batch of packets has
+//! locks or reads a clock. What every packet touches is a line of the [`index`] and a line of its flow ([`hot`]); a batch of packets has
 //! all its lines fetched before the first is used. Counters that outgrow the line, and what TCP remembers of a gap, stand aside ([`aside`]).
 //!
 //! # When the table is full
@@ -13,6 +13,7 @@
 mod aggregates;
 mod aside;
 mod hash;
+mod hot;
 mod index;
 mod life;
 mod memory;

@@ -7,7 +7,8 @@ use spanwatch_common::flow::{FlowEndReason, FlowRecord, FlowState};
 
 use super::Observer;
 use super::aside::{Aside, EMPTY};
-use super::slot::{self, Cold, Hot, Wide};
+use super::hot::Hot;
+use super::slot::{self, Cold, Wide};
 use super::tunnels::Named;
 
 /// Records in the order in which they were made. To be [`clear`](Self::clear)ed and used again, not dropped: then nothing allocates.

@@ -3,10 +3,11 @@
 //! Knows nothing of time or records.
 
 use super::hash::{KeyHash, KeyHasher};
+use super::hot::Hot;
 use super::index::Index;
 use super::memory::Slots;
 use super::pool::Pool;
-use super::slot::{Cold, Hot, Wide};
+use super::slot::{Cold, Wide};
 use crate::decode::Update;
 use crate::machine::prefetch;
 

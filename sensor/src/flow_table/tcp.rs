@@ -9,7 +9,8 @@ use std::time::Duration;
 use spanwatch_common::flow::tcp::{ACK, FIN, RST, SYN};
 
 use super::aside::{Asides, Gaps};
-use super::slot::{Cold, EXPECTS_ACK, FIN_SEEN, Hot, SEQUENCED};
+use super::hot::{EXPECTS_ACK, FIN_SEEN, Hot};
+use super::slot::{Cold, SEQUENCED};
 use crate::decode::{IS_FRAGMENT, Update};
 
 /// Bits of [`Update::flags`] that decide whether a segment can be an ordinary one, which has ACK and none of the others.
