@@ -190,7 +190,7 @@ impl FlowTable {
         let mut victim = None;
         // After a round without a victim only a few are looked at: there is none to be had, and packets wait.
         let looks = if self.barren < slots { LOOKS_MAX } else { LOOKS_BARREN };
-        for _ in 0..looks.min(slots) {
+        for looked in 1..=looks.min(slots) {
             let at = if self.hand < slots { self.hand } else { 0 };
             self.hand = at + 1;
             self.barren = self.barren.saturating_add(1);
@@ -199,7 +199,8 @@ impl FlowTable {
             if value < Value::Kept && victim.is_none_or(|(least, _)| (value, hot.newest()) < least) {
                 victim = Some(((value, hot.newest()), at));
             }
-            if value == Value::Over {
+            let enough = matches!(victim, Some(((Value::Over | Value::HalfOpen, _), _))) && looked >= LOOKS_ENOUGH;
+            if value == Value::Over || enough {
                 break;
             }
         }
@@ -277,6 +278,8 @@ const ROOM_MAX: u32 = 10_000;
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 /// Flows that the hand looks at for one that gives way.
 const LOOKS_MAX: usize = 32;
+/// The same if there is a SYN among them that nobody answered: in a flood of those any is as good, and there is no time to lose.
+const LOOKS_ENOUGH: usize = 4;
 /// The same while there is hardly any hope.
 const LOOKS_BARREN: usize = 2;
 
