@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError};
 use spanwatch_common::flow::FlowEndReason;
-use spanwatch_common::health::Health;
 use spanwatch_common::ledger::Ledger;
 use spanwatch_common::time::Timestamp;
 
@@ -106,8 +105,7 @@ impl<C: Capture> LiveWorker<C> {
         }
         while !self.worker.flush_some(FlowEndReason::ForcedEnd, FLUSHED_AT_ONCE) {
             let ledger = self.account(self.worker.ledger(&self.losses));
-            let health = self.worker.health(&self.losses);
-            self.hand_over(ledger, health);
+            self.hand_over(ledger);
         }
         // What cannot be read any more stays as it was last read.
         if let Ok(losses) = self.capture.losses() {
@@ -119,15 +117,20 @@ impl<C: Capture> LiveWorker<C> {
         // Nothing waits any more: here the capture's own count of the wire stands, whatever it says.
         let wire = self.losses.wire;
         let ledger = Ledger { wire, ..self.account(self.worker.audited_ledger(&self.losses)) };
-        let health = self.worker.health(&self.losses);
-        self.hand_over(ledger, health);
+        self.hand_over(ledger);
         result
     }
 
     /// Hands the last records over. The export thread outlives the workers, so this only waits for its present batch.
-    fn hand_over(&mut self, ledger: Ledger, health: Health) {
-        let records = std::mem::replace(self.worker.records(), self.spares.try_recv().unwrap_or_default());
+    fn hand_over(&mut self, ledger: Ledger) {
+        let (health, records) = (self.worker.health(&self.losses), self.take_records());
         let _ = self.harvests.send(Harvest { worker: self.number, ledger, health, talkers: Vec::new(), records });
+    }
+
+    /// Takes the records away from the worker, and leaves it an empty buffer: a spare one, if there is any.
+    fn take_records(&mut self) -> Records {
+        let spare = self.spare.take().or_else(|| self.spares.try_recv().ok()).unwrap_or_default();
+        std::mem::replace(self.worker.records(), spare)
     }
 
     /// Takes what the rings of a failed capture still hold: they stay readable when the interface is gone.
@@ -247,8 +250,7 @@ impl<C: Capture> LiveWorker<C> {
     fn harvest(&mut self) {
         let ledger = self.account(self.worker.ledger(&self.losses));
         let (health, talkers) = (self.worker.health(&self.losses), self.worker.talkers().to_vec());
-        let spare = self.spare.take().or_else(|| self.spares.try_recv().ok()).unwrap_or_default();
-        let records = std::mem::replace(self.worker.records(), spare);
+        let records = self.take_records();
         if let Err(TrySendError::Full(harvest) | TrySendError::Disconnected(harvest)) =
             self.harvests.try_send(Harvest { worker: self.number, ledger, health, talkers, records })
         {

@@ -274,9 +274,14 @@ fn tcp_header(bytes: &[u8], octets: u32, seen: &mut Transport, packet: &mut Pack
     }
 }
 
+/// Whether a datagram between these ports is DNS or mDNS (RFC 6762 §3).
+pub(super) const fn is_dns(source_port: u16, destination_port: u16) -> bool {
+    matches!((source_port, destination_port), (53 | 5353, _) | (_, 53 | 5353))
+}
+
 /// The QR bit of a DNS header (RFC 1035 §4.1.1) says query or response.
 fn dns_speech(udp: &[u8], seen: &Transport) -> Speech {
-    if !matches!((seen.source_port, seen.destination_port), (53 | 5353, _) | (_, 53 | 5353)) {
+    if !is_dns(seen.source_port, seen.destination_port) {
         return Speech::Silent;
     }
     match udp.get(8 + 2) {

@@ -93,24 +93,29 @@ impl ShortKey {
         if key.kind != Kind::Ipv4 as u8 || key.customer_vlan | key.detail != 0 || key.context != 0 {
             return None;
         }
-        let addresses = v4(&key.a)? << 32 | v4(&key.b)?;
-        let ports = u64::from(key.a_port) << 16 | u64::from(key.b_port);
-        Some(Self { addresses, rest: ports | u64::from(key.vlan) << 32 | u64::from(key.protocol) << 48 })
+        Some(Self::new(v4(&key.a)? << 32 | v4(&key.b)?, [key.a_port, key.b_port], key.vlan, key.protocol))
+    }
+
+    /// The key of these endpoints: `addresses` as in the field, ports of a and b.
+    #[inline(always)]
+    pub const fn new(addresses: u64, ports: [u16; 2], vlan: u16, protocol: u8) -> Self {
+        let [a, b] = ports;
+        Self { addresses, rest: (protocol as u64) << 48 | (vlan as u64) << 32 | (a as u64) << 16 | b as u64 }
     }
 
     /// The key of a packet by the headers of IPv4 and transport, and which end sent it.
     ///
-    /// `addresses` and `ports` are source and destination as they stand in the headers, source in the upper half; `rest` has what
-    /// [`rest`](Self::rest) has beside the ports.
+    /// `addresses` and `ports` are source and destination as they stand in the headers, source in the upper half.
     #[inline(always)]
-    pub(super) const fn between(addresses: u64, ports: u32, rest: u64) -> (Self, Way) {
+    pub(super) const fn between(addresses: u64, ports: u32, vlan: u16, protocol: u8) -> (Self, Way) {
         let turned = addresses.rotate_left(32);
         // Only a host that speaks with itself is sorted by ports.
         let is_turned = if addresses == turned { ports > ports.rotate_left(16) } else { addresses > turned };
         // Without a jump: half of them would be guessed wrong.
         let ports = ports.rotate_left(16 * is_turned as u32);
         let addresses = addresses.rotate_left(32 * is_turned as u32);
-        (Self { addresses, rest: rest | ports as u64 }, if is_turned { Way::FromB } else { Way::FromA })
+        let key = Self::new(addresses, [(ports >> 16) as u16, ports as u16], vlan, protocol);
+        (key, if is_turned { Way::FromB } else { Way::FromA })
     }
 }
 

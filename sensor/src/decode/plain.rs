@@ -4,6 +4,7 @@
 use spanwatch_common::encapsulation::{Encapsulation, Encapsulations};
 use spanwatch_common::flow::protocol;
 
+use super::ip::is_dns;
 use super::key::Endpoint;
 use super::{DONT_FRAGMENT, FlowKey, Kind, Packet, Rules, ShortKey, TCP_FLAGS, Update};
 use crate::capture::{Frame, Link};
@@ -16,7 +17,6 @@ const TRAILER_MIN: u32 = 6;
 
 /// The headers of a plain packet, of which [`headers`] has made sure that it is one.
 struct Plain<'a> {
-    ethernet: &'a [u8; 14],
     /// IP and what follows; beyond eight octets that is the transport header of TCP only.
     ip: &'a [u8; HEADERS],
     /// The control information of its tag.
@@ -81,13 +81,13 @@ pub enum Found {
     Tagged,
     /// The same behind a tag without.
     PriorityTagged,
-    /// Anything else; nothing was written.
+    /// Anything else; what was written means nothing.
     Other,
 }
 
 /// Writes into `update` what a plain packet adds to its flow. Nearly every packet comes this way, and goes no other.
 ///
-/// Only what is the same for [`Update`] and the frame is left unwritten: [`Update::guess`] is the flow table's.
+/// All but [`Update::guess`], which is the flow table's.
 #[inline(always)]
 pub(super) fn update(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
     let Some(head) = frame.bytes.first_chunk::<{ 14 + HEADERS }>() else { return Found::Other };
@@ -96,9 +96,12 @@ pub(super) fn update(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origi
     if begins == 0x0800_4500
         && let Some(ip) = head.last_chunk()
     {
-        let plain = Plain { ethernet: &[0; 14], ip, tag: None, frame_octets: frame.wire_len };
-        let is_plain = frame.wire_len == frame.octets() && is_plain(frame, &plain, rules);
-        return if is_plain { write(frame, &plain, 0, hasher, origin, update) } else { Found::Other };
+        let plain = Plain { ip, tag: None, frame_octets: frame.wire_len };
+        if frame.wire_len != frame.octets() || !is_plain(frame, &plain, rules) {
+            return Found::Other;
+        }
+        write(frame, &plain, 0, hasher, origin, update);
+        return Found::Untagged;
     }
     match begins >> 16 {
         0x8100 => update_tagged(frame, rules, hasher, origin, update),
@@ -172,14 +175,13 @@ fn update_tagged(frame: &Frame<'_>, rules: &Rules, hasher: &KeyHasher, origin: u
 
 /// Field by field as it is read, so that little has to be remembered.
 #[inline(always)]
-fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, origin: u16, update: &mut Update) -> Found {
+fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, origin: u16, update: &mut Update) {
     let [.., a, b, c, d, e, f, g, h] = *plain.ip.first_chunk::<20>().unwrap_or(&[0; 20]);
     let ip_octets = plain.ip_octets();
     update.at = frame.at;
     (update.frame_octets, update.ip_octets) = (plain.frame_octets, ip_octets);
     (update.ttl, update.class_of_service, update.origin) = (plain.octet(8), plain.octet(1), origin);
     (update.has_numbers, update.is_simple) = (true, true);
-    let rest = u64::from(plain.protocol()) << 48 | u64::from(vlan) << 32;
     if plain.is_tcp() {
         (update.sequence, update.acknowledgement, update.window) = (plain.u32(24), plain.u32(28), plain.u16(34));
         update.payload_octets = ip_octets - 20 - plain.header_octets();
@@ -188,24 +190,23 @@ fn write(frame: &Frame<'_>, plain: &Plain<'_>, vlan: u16, hasher: &KeyHasher, or
         (update.sequence, update.acknowledgement, update.window, update.payload_octets) = (0, 0, 0, 0);
         update.flags = plain.dont_fragment();
     }
-    let (key, way) = ShortKey::between(u64::from_be_bytes([a, b, c, d, e, f, g, h]), plain.u32(20), rest);
+    let addresses = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let (key, way) = ShortKey::between(addresses, plain.u32(20), vlan, plain.protocol());
     update.way = way;
     update.hash = hasher.hash_short(key);
-    Found::Untagged
 }
 
 /// All of a plain packet; none when the frame is anything else.
 pub(super) fn packet(frame: &Frame<'_>, rules: &Rules) -> Option<Packet> {
     let plain = headers(frame, rules)?;
-    let is_dns = |port: u16| matches!(port, 53 | 5353);
     // DNS speaks of its direction.
-    if plain.protocol() == protocol::UDP && (is_dns(plain.u16(20)) || is_dns(plain.u16(22))) {
+    if plain.protocol() == protocol::UDP && is_dns(plain.u16(20), plain.u16(22)) {
         return None;
     }
     let ip = plain.ip;
     let (source, destination) = ([ip[12], ip[13], ip[14], ip[15]], [ip[16], ip[17], ip[18], ip[19]]);
     let (key, way) = FlowKey::between_v4(source, plain.u16(20), destination, plain.u16(22), plain.protocol());
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *plain.ethernet;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = *frame.bytes.first_chunk()?;
     let mut packet = Packet {
         key: FlowKey { vlan: plain.vlan(rules), ..key },
         way,
@@ -239,7 +240,7 @@ fn headers<'a>(frame: &Frame<'a>, rules: &Rules) -> Option<Plain<'a>> {
         [0x81, 0x00] => tagged(frame)?,
         _ => return None,
     };
-    let plain = Plain { ethernet, ip, tag, frame_octets: frame.octets() };
+    let plain = Plain { ip, tag, frame_octets: frame.octets() };
     (plain.octet(0) == 0x45 && is_plain(frame, &plain, rules)).then_some(plain)
 }
 

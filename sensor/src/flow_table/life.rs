@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use spanwatch_common::flow::{FlowEndReason, FlowState, protocol, tcp};
+use spanwatch_common::flow::{FlowEndReason, FlowRecord, FlowState, protocol, tcp};
 use spanwatch_common::time::Timestamp;
 
+use super::aggregates::Aggregates;
 use super::aside::Aside;
 use super::hot::Hot;
 use super::records::{Cause, Records};
@@ -52,9 +53,7 @@ impl FlowTable {
         while self.newborn.front().is_some_and(|newborn| newborn.due <= now) {
             self.begin_oldest(out);
         }
-        let before = out.made().len();
-        self.counts.exported += self.aggregates.expire(now, out.made());
-        self.counts.flows.records += (out.made().len() - before) as u64;
+        self.count_aggregates(out, |aggregates, made| aggregates.expire(now, made));
     }
 
     /// Ends every flow, e.g. because the sensor stops or the clock was set. Packet time may start anywhere after this.
@@ -74,13 +73,18 @@ impl FlowTable {
         if self.slab.len > 0 {
             return false;
         }
-        let before = out.made().len();
-        self.counts.exported += self.aggregates.flush(reason, out.made());
-        self.counts.flows.records += (out.made().len() - before) as u64;
+        self.count_aggregates(out, |aggregates, made| aggregates.flush(reason, made));
         self.newborn.clear();
         self.slice = Slice::default();
         (self.newest, self.swept, self.room_since) = (Timestamp::NONE, Timestamp::NONE, Timestamp::NONE);
         true
+    }
+
+    /// Lets aggregates make records, which `make` gives the packets of, and accounts for both.
+    fn count_aggregates(&mut self, out: &mut Records, make: impl FnOnce(&mut Aggregates, &mut Vec<FlowRecord>) -> u64) {
+        let before = out.made().len();
+        self.counts.exported += make(&mut self.aggregates, out.made());
+        self.counts.flows.records += (out.made().len() - before) as u64;
     }
 
     pub(super) fn begin_oldest(&mut self, out: &mut Records) {

@@ -198,8 +198,7 @@ impl Cold {
             return None;
         }
         let [a, b] = self.ends.map(u64::from);
-        let ports = u64::from(self.ports[0]) << 16 | u64::from(self.ports[1]);
-        Some(ShortKey { addresses: a << 32 | b, rest: ports | u64::from(self.vlan) << 32 | u64::from(self.protocol) << 48 })
+        Some(ShortKey::new(a << 32 | b, self.ports, self.vlan, self.protocol))
     }
 
     /// The flow's key. `wide` is its wide part.
