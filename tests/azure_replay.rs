@@ -35,9 +35,9 @@ fn every_form() -> RuleFile {
 fn told(mut findings: Vec<Finding>) -> Vec<String> {
     findings.sort_by(Finding::order);
     let line = |finding: &Finding| {
-        let Finding { rule, stage, subject, window, first, last, evidence, sentence, advice, score } = finding;
+        let Finding { rule, stage, subject, window, first, last, evidence, sentence, advice, score, confidence } = finding;
         format!(
-            "{} {} {stage:?} {subject} {window:?} {first} {last} {evidence:?} {sentence} {advice} {score}",
+            "{} {} {stage:?} {subject} {window:?} {first} {last} {evidence:?} {sentence} {advice} {score} {confidence}",
             rule.id, rule.variant
         )
     };

@@ -298,6 +298,7 @@ fn found(
         first: window.start,
         last: window.end,
         // Where anything at all is too much, the measure speaks for itself.
+        confidence: 1.0,
         score: round2(if evidence.threshold > 0.0 { evidence.value / evidence.threshold } else { evidence.value }),
         evidence,
         sentence,

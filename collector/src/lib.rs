@@ -15,10 +15,10 @@
 
 #![forbid(unsafe_code)]
 
+pub use spanwatch_alert as alert;
 pub use spanwatch_detect as detect;
 pub use spanwatch_store as store;
 
-pub mod alert;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -222,6 +222,7 @@ impl Beacon {
             },
             sentence,
             score: round2(share / self.rhythm.threshold_share.max(1.0)),
+            confidence: self.rule.variant.confidence(),
             advice: String::new(),
         }
     }

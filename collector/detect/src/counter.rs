@@ -258,6 +258,7 @@ impl<C: Counting> Counter<C> {
             first: tally.first,
             last: tally.last,
             score: round2(evidence.value / evidence.threshold.max(1.0)),
+            confidence: self.rule.variant.confidence(),
             evidence,
             advice: String::new(),
         }

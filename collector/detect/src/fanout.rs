@@ -213,6 +213,7 @@ impl FanOut {
             },
             sentence,
             score: round2(value / threshold.max(1.0)),
+            confidence: self.rule.variant.confidence(),
             advice: String::new(),
         }
     }

@@ -7,6 +7,8 @@ use spanwatch_common::net::Address;
 use spanwatch_common::text::protocol_name;
 use spanwatch_common::time::Timestamp;
 
+use crate::row::{Outcome, Row};
+
 /// How a rule is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -15,6 +17,16 @@ pub enum Variant {
     Exact,
     /// With the public rule's blind spots and false alarms mended: for operators.
     Fixed,
+}
+
+impl Variant {
+    /// How sure a rule with a fixed threshold is: the exact forms are known for their false alarms.
+    pub const fn confidence(self) -> f64 {
+        match self {
+            Self::Exact => 0.5,
+            Self::Fixed => 0.7,
+        }
+    }
 }
 
 impl fmt::Display for Variant {
@@ -196,6 +208,21 @@ pub struct Evidence {
     /// Mean octets per window of the same source and service, for a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_octets: Option<f64>,
+    /// Contacts that were attempted, where that is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+    /// Contacts that failed, where that is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<u64>,
+    /// What is usual, in the unit of `value`, where that was learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<f64>,
+    /// The course of what was measured up to `value`, oldest first, at most [`SERIES_POINTS_MAX`] points: for a sparkline.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<f64>,
+    /// Rows that speak for it, at most [`EVIDENCE_ROWS_MAX`], the earliest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Sighting>,
     /// Hosts that were tried, at most 20, the numerically smallest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<Address>,
@@ -206,6 +233,62 @@ pub struct Evidence {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub observers: Vec<String>,
 }
+
+/// A row that speaks for a finding, word for word: what a person looks up to check it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sighting {
+    /// Event start, nanoseconds since 1970.
+    pub at: i64,
+    /// Who saw it: with flowId, where the record is found.
+    pub observer: String,
+    /// flowId of the record; 0 in a cloud's.
+    #[serde(default)]
+    pub flow_id: u64,
+    /// The initiator.
+    pub source: Address,
+    /// Its port.
+    pub source_port: u16,
+    /// The responder.
+    pub destination: Address,
+    /// Its port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Packets, `[forward, reverse]`.
+    pub packets: [u64; 2],
+    /// Octets, `[forward, reverse]`.
+    pub octets: [u64; 2],
+    /// TCP control bits, `[forward, reverse]`.
+    pub flags: [u16; 2],
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl Sighting {
+    /// What `row` says.
+    pub fn of(row: &Row) -> Self {
+        Self {
+            at: row.at.as_nanos(),
+            observer: row.observer.to_string(),
+            flow_id: row.flow,
+            source: row.source,
+            source_port: row.source_port,
+            destination: row.destination,
+            port: row.port,
+            protocol: row.protocol,
+            packets: row.packets,
+            octets: row.octets,
+            flags: row.flags,
+            outcome: row.outcome,
+        }
+    }
+}
+
+/// Rows and points of a series that evidence may hold.
+pub const EVIDENCE_ROWS_MAX: usize = 20;
+/// See [`Evidence::series`].
+pub const SERIES_POINTS_MAX: usize = 168;
 
 /// A detector's claim about one subject in one window.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,6 +313,9 @@ pub struct Finding {
     pub advice: String,
     /// How many times the threshold was measured; for sorting.
     pub score: f64,
+    /// How sure the rule is that this is what it says it is, 0 to 1, if the records are whole. What the state of the sensors takes from
+    /// it is the alert's business.
+    pub confidence: f64,
 }
 
 impl Finding {

@@ -18,9 +18,12 @@ mod fanout;
 pub mod finding;
 mod hash;
 pub mod indicators;
+mod native;
 #[cfg(test)]
 mod parity;
 mod ports;
+mod reorder;
+pub mod roles;
 pub mod row;
 pub mod rules;
 mod scan;
@@ -47,11 +50,13 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
 
 pub use finding::{Finding, Stage, Variant};
+pub use roles::{RoleSettings, Roles};
 pub use row::Row;
 pub use rules::RuleFile;
 pub use sites::{SiteSettings, Sites};
 
 use hash::Map;
+use reorder::Reorder;
 use snapshot::{FORMAT, RestoreError, Saved, Whole, pack, unpack};
 
 /// Observers told apart; further ones share a name.
@@ -96,6 +101,17 @@ pub trait Detector: Send {
         false
     }
 
+    /// Whether it must see rows in the order of their time. A stream is nearly in order and is shown as it comes; a replay is sorted
+    /// first, as far as there is room.
+    fn wants_order(&self) -> bool {
+        false
+    }
+
+    /// By what its state can be divided among threads without changing what it says.
+    fn sharding(&self) -> Sharding {
+        Sharding::Whole
+    }
+
     /// Account of itself.
     fn state(&self) -> &State;
 
@@ -112,6 +128,17 @@ pub trait Detector: Send {
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
 }
 
+/// By what the state of a detector can be divided: rows with the same key go to the same shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharding {
+    /// By the network of the initiator: /24 of IPv4, /48 of IPv6.
+    Source,
+    /// By the network of the responder: /24 of IPv4, /48 of IPv6.
+    Destination,
+    /// Not at all: one shard sees every row.
+    Whole,
+}
+
 /// A detector's account of itself, for /metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -121,6 +148,8 @@ pub struct State {
     pub variant: Variant,
     /// Keys held now, over all open windows.
     pub keys: usize,
+    /// Memory that it holds, in octets, about; 0 from a rule that does not say.
+    pub bytes: usize,
     /// Rows that came after their window had closed.
     pub late: u64,
     /// Keys let go to make room. What they did is forgotten: raise `keys_max` if this grows.
@@ -136,6 +165,7 @@ pub struct State {
 pub struct Detection {
     mode: Mode,
     sites: Sites,
+    roles: Roles,
     detectors: Vec<Box<dyn Detector>>,
     /// The settings of each, as text.
     settings: Vec<String>,
@@ -151,6 +181,8 @@ pub struct Detection {
     findings: Vec<Finding>,
     /// Rows that no detector has seen yet, at most [`WAITING_MAX`].
     waiting: Vec<Row>,
+    /// In a replay: rows on their way to the detectors that want order. None when there is no such detector.
+    reorder: Option<Reorder>,
     counters: Counters,
 }
 
@@ -186,10 +218,13 @@ struct Observer {
 impl Detection {
     /// The detectors that `rules` switch on.
     pub fn new(rules: &RuleFile, mode: Mode) -> Self {
-        let (detectors, settings) = rules.detectors(mode).into_iter().unzip();
+        let (detectors, settings): (Vec<Box<dyn Detector>>, _) = rules.detectors(mode).into_iter().unzip();
+        let reorder = (mode == Mode::Replay && detectors.iter().any(|detector| detector.wants_order())).then(Reorder::default);
         Self {
             mode,
             sites: Sites::default(),
+            roles: Roles::default(),
+            reorder,
             detectors,
             settings,
             observers: Map::default(),
@@ -209,11 +244,17 @@ impl Detection {
         Self { sites, ..self }
     }
 
+    /// The same, with what is known of hosts.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, ..self }
+    }
+
     /// Takes in a record that `observer` made; a cloud's record names its own observer.
     pub fn observe(&mut self, observer: &str, record: &FlowRecord) {
         let observer = record.cloud.as_ref().map_or(observer, |cloud| &*cloud.context.observer);
         let name = self.observer_name(observer);
-        let Some(row) = Row::of(&name, record, &self.sites) else {
+        let Some(row) = Row::of(&name, record, &self.sites, &self.roles) else {
             self.counters.unplaced += 1;
             return;
         };
@@ -243,13 +284,17 @@ impl Detection {
 
     /// Shows the waiting rows to the detectors, all of them to one before the next.
     fn show(&mut self) {
-        for detector in &mut self.detectors {
+        let Self { detectors, waiting, findings, reorder, .. } = self;
+        for detector in detectors.iter_mut().filter(|detector| reorder.is_none() || !detector.wants_order()) {
             let adds_up = detector.adds_up();
-            for row in self.waiting.iter().filter(|row| adds_up || !row.aggregate) {
-                detector.observe(row, &mut self.findings);
+            for row in waiting.iter().filter(|row| adds_up || !row.aggregate) {
+                detector.observe(row, findings);
             }
         }
-        self.waiting.clear();
+        if let Some(reorder) = reorder {
+            reorder.take(waiting, &mut |step| in_order(detectors, findings, step));
+        }
+        waiting.clear();
     }
 
     /// Closes what has ended, and hands over what was found since the last call. Call it a few times per second.
@@ -278,6 +323,9 @@ impl Detection {
     /// The end of the data: closes everything and hands over what was found since the last call.
     pub fn finish(&mut self, out: &mut Vec<Finding>) {
         self.show();
+        if let Some(reorder) = &mut self.reorder {
+            reorder.finish(&mut |step| in_order(&mut self.detectors, &mut self.findings, step));
+        }
         self.newest = self.observers.values().map(|observer| observer.newest).fold(self.newest, Timestamp::max);
         for detector in &mut self.detectors {
             detector.finish(&mut self.findings);
@@ -370,7 +418,7 @@ impl Detection {
 
     fn advance(&mut self) {
         self.show();
-        for detector in &mut self.detectors {
+        for detector in self.detectors.iter_mut().filter(|detector| self.reorder.is_none() || !detector.wants_order()) {
             detector.advance(self.newest, &mut self.findings);
         }
     }
@@ -386,6 +434,17 @@ impl Detection {
             Some((name, _)) => name.clone(),
             None if self.observers.len() < OBSERVERS_MAX => Arc::from(observer),
             None => self.others.clone(),
+        }
+    }
+}
+
+/// Shows a row of a sorted replay, or the time that it has reached, to the detectors that want order.
+fn in_order(detectors: &mut [Box<dyn Detector>], findings: &mut Vec<Finding>, step: reorder::Step<'_>) {
+    for detector in detectors.iter_mut().filter(|detector| detector.wants_order()) {
+        match step {
+            reorder::Step::Row(row) if row.aggregate && !detector.adds_up() => {}
+            reorder::Step::Row(row) => detector.observe(row, findings),
+            reorder::Step::Time(now) => detector.advance(now, findings),
         }
     }
 }

@@ -16,10 +16,11 @@
 use std::sync::Arc;
 
 use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction, Origin};
-use spanwatch_common::flow::{FORWARD, FlowRecord, FlowState, REVERSE, protocol, tcp};
+use spanwatch_common::flow::{FORWARD, FlowRecord, FlowState, Mac, REVERSE, protocol, tcp};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
+use crate::roles::{RoleSet, Roles};
 use crate::sites::{FlowClass, Sites};
 
 /// What a record says about its source reaching out to its destination.
@@ -44,7 +45,8 @@ pub enum Part {
 }
 
 /// What came of a row's opening (ASIM `EventResult`; detection.md names the cases).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Too early or too little to say: a lone announcement, a datagram nobody had to answer, a stream seen from the middle.
     #[default]
@@ -57,12 +59,14 @@ pub enum Outcome {
     NoReply,
     /// The responder refused with RST.
     Reset,
+    /// A router, or the host itself, answered that nobody is there: ICMP destination unreachable (RFC 792, RFC 4443 §3.1).
+    Unreachable,
 }
 
 impl Outcome {
     /// Whether it is one of the failures.
     pub const fn is_failure(self) -> bool {
-        matches!(self, Self::Denied | Self::NoReply | Self::Reset)
+        matches!(self, Self::Denied | Self::NoReply | Self::Reset | Self::Unreachable)
     }
 }
 
@@ -77,6 +81,10 @@ pub struct Row {
     pub at: Timestamp,
     /// When it was taken in where that is said (Traffic Analytics), else [`at`](Self::at).
     pub ingested: Timestamp,
+    /// Latest time in the record.
+    pub end: Timestamp,
+    /// flowId of the record: the same in all rows of one flow of one sensor; 0 in a cloud's.
+    pub flow: u64,
     /// The initiator; none where Traffic Analytics leaves it blank.
     pub source: Address,
     /// The responder; none where Traffic Analytics leaves it blank.
@@ -91,6 +99,16 @@ pub struct Row {
     pub packets: [u64; 2],
     /// Octets since the previous record of the flow, `[forward, reverse]`; an estimate where packets were sampled.
     pub octets: [u64; 2],
+    /// TCP control bits, `[forward, reverse]`: OR over the packets of this record. 0 for other protocols and for a cloud's rows.
+    pub flags: [u16; 2],
+    /// TCP control bits of the flow's first packet each way: what kind of probe it was.
+    pub initial_flags: [u16; 2],
+    /// Type · 256 + code of the initiator's first ICMP packet; 0 for other protocols.
+    pub icmp: u16,
+    /// Type · 256 + code of the last ICMP error that quoted what the initiator sent; 0 when there was none.
+    pub icmp_error: u16,
+    /// MAC addresses of initiator and responder in the first frame; zero where the log has none. That of a router, for a host behind it.
+    pub macs: [Mac; 2],
     /// Where in the flow's life the record stands.
     pub state: FlowState,
     /// What it adds to earlier records of the flow.
@@ -103,8 +121,16 @@ pub struct Row {
     pub action: Action,
     /// Which way, as the log says, or by the sites.
     pub direction: Direction,
+    /// Whether the other end was heard at any time in the flow's life so far.
+    pub answered: bool,
+    /// Whether silence of the other end may be the tap's and not the host's: half of a flow that is seen one-sided, or sampled packets.
+    pub half_heard: bool,
     /// Where the two ends belong.
     pub class: FlowClass,
+    /// What the initiator is known to be: configured, or learned.
+    pub source_roles: RoleSet,
+    /// What the responder is known to be.
+    pub destination_roles: RoleSet,
     /// How many flows it stands for: 1, or more in a folded row of a cloud. 0 for the answering half of a flow that was seen one-sided,
     /// which its other half counts, and for an aggregate, of which nobody knows.
     pub events: u32,
@@ -121,7 +147,7 @@ pub struct Row {
 
 impl Row {
     /// The view of `record`; none for a layer-2 flow and for one without a time or before 1970, which no rule can place.
-    pub fn of(observer: &Arc<str>, record: &FlowRecord, sites: &Sites) -> Option<Self> {
+    pub fn of(observer: &Arc<str>, record: &FlowRecord, sites: &Sites, roles: &Roles) -> Option<Self> {
         let at = record.first();
         let cloud = record.cloud.as_deref();
         let direction = match cloud.map(|cloud| cloud.direction) {
@@ -139,6 +165,8 @@ impl Row {
             origin: record.origin(),
             at,
             ingested: cloud.map(|cloud| cloud.ingested).filter(|ingested| ingested.is_some()).unwrap_or(at),
+            end: record.last().max(at),
+            flow: record.flow_id,
             source: record.source,
             destination: record.destination,
             source_port: record.source_port,
@@ -146,8 +174,17 @@ impl Row {
             protocol: record.protocol,
             packets: record.packets.map(|packets| packets.saturating_mul(population)),
             octets: record.octets.map(|octets| octets.saturating_mul(population)),
+            flags: record.tcp_flags,
+            initial_flags: record.initial_tcp_flags,
+            icmp: if record.is_icmp() { record.icmp_type_code[FORWARD] } else { 0 },
+            icmp_error: record.icmp_error[FORWARD],
+            macs: [record.source_mac, record.destination_mac],
             state: record.state,
             part: part(record),
+            answered: record.answered || spoke(record, REVERSE),
+            half_heard: is_half(record) || record.sampling_population > 1,
+            source_roles: roles.of(record.source, at),
+            destination_roles: roles.of(record.destination, at),
             contact,
             outcome,
             action: cloud.map_or(Action::Unknown, |cloud| cloud.action),
@@ -240,6 +277,7 @@ fn outcome(record: &FlowRecord, contact: Contact) -> Outcome {
     let [forward, reverse] = record.tcp_flags;
     match (record.protocol, contact) {
         _ if !spoke(record, FORWARD) => Outcome::Unknown,
+        _ if is_unreachable(record) => Outcome::Unreachable,
         (protocol::TCP, _) if reverse & tcp::SYN != 0 => Outcome::Success,
         (protocol::TCP, Contact::Probe) if answered => Outcome::Reset,
         (protocol::TCP, Contact::Probe) => Outcome::NoReply,
@@ -267,6 +305,7 @@ fn contact(record: &FlowRecord) -> Contact {
     let kind = record.icmp_type_code[FORWARD] >> 8;
     let knocked = match record.protocol {
         protocol::TCP => knocked_tcp(record, spoke(record, REVERSE), silence),
+        _ if is_unreachable(record) => true,
         // An honest datagram may be answered late, so an announcement is too early.
         protocol::UDP | protocol::SCTP => silence && record.state == FlowState::End,
         // Echo, timestamp and mask requests (RFC 792, RFC 950); echo requests (RFC 4443).
@@ -275,6 +314,12 @@ fn contact(record: &FlowRecord) -> Contact {
         _ => false,
     };
     if knocked { Contact::Probe } else { Contact::Other }
+}
+
+/// Whether somebody answered, in the other end's place, that it cannot be reached.
+fn is_unreachable(record: &FlowRecord) -> bool {
+    let kind = if record.source.as_v4().is_some() { 3 } else { 1 };
+    record.icmp_error[FORWARD] >> 8 == kind && !record.answered && !spoke(record, REVERSE)
 }
 
 /// Whether an answer would have been seen, or in TCP at least what its initiator made of it.
@@ -429,7 +474,7 @@ mod tests {
             packets: [0, 1],
             ..half(protocol::TCP, FlowState::Continue, 0, 0)
         };
-        let row = |record: &FlowRecord| Row::of(&Arc::from("tap"), record, &Sites::default()).unwrap();
+        let row = |record: &FlowRecord| Row::of(&Arc::from("tap"), record, &Sites::default(), &Roles::default()).unwrap();
         let slice = row(&answer);
         assert_eq!((slice.part, slice.events, slice.octets), (Part::Slice, 0, [0, 700]));
         let announced = FlowRecord { state: FlowState::Begin, packets: [0; 2], octets: [0; 2], ..answer };
@@ -453,7 +498,7 @@ mod tests {
         assert_eq!(contact(&sampled([SYN, 0])), Contact::Other, "the answer may be among those left out");
         assert_eq!(contact(&sampled([SYN | FIN | ACK, SYN | ACK])), Contact::Other, "and so may the data");
         assert_eq!(contact(&sampled([SYN, RST | ACK])), Contact::Probe, "a refusal was seen");
-        let row = Row::of(&Arc::from("tap"), &sampled([SYN, 0]), &Sites::default()).unwrap();
+        let row = Row::of(&Arc::from("tap"), &sampled([SYN, 0]), &Sites::default(), &Roles::default()).unwrap();
         assert_eq!((row.packets, row.octets), ([48, 0], [1600, 0]));
     }
 

@@ -299,6 +299,7 @@ impl Volume {
                 ..Evidence::default()
             },
             score: if threshold > 0.0 { round2(value / threshold) } else { value },
+            confidence: self.rule.variant.confidence(),
             advice: String::new(),
         }
     }

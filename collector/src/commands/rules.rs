@@ -18,8 +18,9 @@ use crate::detect::{RuleFile, Variant};
 use crate::ingest::recorded::InputArgs;
 
 /// Settings that every rule has; what is not here makes the rule fire or not.
-const COMMON: [&str; 10] = [
+const COMMON: [&str; 11] = [
     "variants",
+    "enabled",
     "time_axis",
     "window_secs",
     "lateness_secs",
@@ -107,7 +108,9 @@ fn list(rules: &RuleFile) -> String {
             forms(&common.variants)
         ));
         text.push_str(&wrap("", LIST_INDENT, &format!("{}; {}", numbers(rule), common.attack.join(" "))));
-        text.push_str(&wrap("", LIST_INDENT, &format!("restates {} ({})", entry.public_name, entry.public_id)));
+        if !entry.public_id.is_empty() {
+            text.push_str(&wrap("", LIST_INDENT, &format!("restates {} ({})", entry.public_name, entry.public_id)));
+        }
     }
     text
 }
@@ -169,7 +172,13 @@ fn explain(rules: &RuleFile, place: Option<&Path>, id: &str) -> anyhow::Result<S
         ("runs", forms(&common.variants)),
     ];
     let mut text = format!("{}  {}\n\n", entry.id, entry.title);
+    let ours = entry.public_id.is_empty();
     for (head, paragraph) in paragraphs {
+        let head = match head {
+            "restates" | "exact" | "runs" if ours => continue,
+            "fixed" if ours => "what it does",
+            head => head,
+        };
         text.push_str(&wrap(head, EXPLAIN_INDENT, &paragraph));
     }
     text.push_str("\nsettings in force, and where they stand\n");

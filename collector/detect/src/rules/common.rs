@@ -42,8 +42,31 @@ pub trait Rule: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// How far before a finding's window its evidence reaches: what `alerts explain` looks at again.
+    fn history(&self) -> Duration {
+        self.common().lateness
+    }
+
+    /// What about a sensor makes its findings doubtful.
+    fn weakened_by(&self) -> &'static [Weakness] {
+        &[Weakness::Loss]
+    }
+
     /// The rule at work in one of its forms.
     fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector>;
+}
+
+/// What about a sensor makes findings doubtful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Weakness {
+    /// It loses, sheds or samples packets: counts are too small, silence may be none.
+    Loss,
+    /// It sees one direction only: an answer may have been there.
+    OneSided,
+    /// It sees nothing, or was blind a while ago: what has stopped may only have stopped being seen.
+    Blind,
+    /// It started, or its clock jumped, a moment ago: rates and times are off.
+    Young,
 }
 
 /// The settings that all rules have.
@@ -75,7 +98,7 @@ impl Common {
 
     /// An empty account for it.
     pub const fn state(card: &RuleCard) -> State {
-        State { rule: card.id, variant: card.variant, keys: 0, late: 0, evicted: 0, refused: 0 }
+        State { rule: card.id, variant: card.variant, keys: 0, bytes: 0, late: 0, evicted: 0, refused: 0 }
     }
 
     /// Whether the values lie in their ranges.
@@ -297,6 +320,99 @@ macro_rules! settings {
     };
 }
 
+/// Defines the settings of a rule of our own, which has one form. `window_secs` and `lateness_secs` say what the alert book and the
+/// engine need to know, and are no settings.
+#[allow(unused_macros, reason = "used by the rules of our own")]
+macro_rules! native_settings {
+    (
+        $(#[$doc:meta])*
+        $name:ident {
+            enabled: $enabled:literal,
+            window_secs: $window:expr,
+            lateness_secs: $lateness:expr,
+            severity: $severity:ident,
+            attack: [$($attack:literal),*],
+            exclude_ports: [$($ports:expr),*],
+            keys_max: $keys_max:expr,
+        }
+        $($(#[$own_doc:meta])* $own:ident: $kind:ty = $default:expr,)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            /// Whether the rule runs.
+            pub enabled: bool,
+            $($(#[$own_doc])* pub $own: $kind,)*
+            /// Severity of its alerts.
+            pub severity: $crate::finding::Severity,
+            /// ATT&CK techniques named in its alerts.
+            pub attack: Vec<String>,
+            /// Sources that are not counted.
+            pub exclude_sources: Vec<spanwatch_common::net::Prefix>,
+            /// Destinations that are not counted.
+            pub exclude_destinations: Vec<spanwatch_common::net::Prefix>,
+            /// Ports of the destination that are not counted.
+            pub exclude_ports: Vec<$crate::rules::common::PortRange>,
+            /// Keys held at once.
+            pub keys_max: usize,
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    enabled: $enabled,
+                    $($own: $default,)*
+                    severity: $crate::finding::Severity::$severity,
+                    attack: vec![$($attack.to_owned()),*],
+                    exclude_sources: Vec::new(),
+                    exclude_destinations: Vec::new(),
+                    exclude_ports: vec![$($ports),*],
+                    keys_max: $keys_max,
+                }
+            }
+        }
+
+        impl $name {
+            /// The settings that all rules have.
+            pub fn common_settings(&self) -> $crate::rules::common::Common {
+                $crate::rules::common::Common {
+                    variants: if self.enabled { vec![$crate::finding::Variant::Fixed] } else { Vec::new() },
+                    time_axis: $crate::rules::common::TimeAxis::Event,
+                    window: std::time::Duration::from_secs($window),
+                    lateness: std::time::Duration::from_secs($lateness),
+                    severity: self.severity,
+                    attack: self.attack.clone(),
+                    exclude: $crate::rules::common::Exclude {
+                        sources: self.exclude_sources.clone(),
+                        destinations: self.exclude_destinations.clone(),
+                        ports: self.exclude_ports.clone(),
+                    },
+                    keys_max: self.keys_max,
+                }
+            }
+        }
+    };
+}
+
+/// The parts of [`Rule`] that are the same for every rule of our own.
+#[allow(unused_macros, reason = "used by the rules of our own")]
+macro_rules! native_parts {
+    () => {
+        fn common(&self) -> $crate::rules::common::Common {
+            self.common_settings()
+        }
+
+        fn set_variants(&mut self, variants: &[$crate::finding::Variant]) {
+            self.enabled = variants.contains(&$crate::finding::Variant::Fixed);
+        }
+
+        fn settings(&self) -> toml::Table {
+            toml::Table::try_from(self).unwrap_or_default()
+        }
+    };
+}
+
 /// The parts of [`Rule`] that are the same for every rule.
 macro_rules! shared_parts {
     () => {
@@ -314,4 +430,5 @@ macro_rules! shared_parts {
     };
 }
 
-pub(crate) use {settings, shared_parts};
+#[allow(unused_imports, reason = "used by the rules of our own")]
+pub(crate) use {native_parts, native_settings, settings, shared_parts};

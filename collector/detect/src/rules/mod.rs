@@ -134,6 +134,7 @@ impl RuleFile {
                     // Which forms run does not change what one of them does.
                     let mut settings = rule.settings();
                     settings.remove("variants");
+                    settings.remove("enabled");
                     detectors.push((rule.detector(common.card(entry, variant), mode), settings.to_string()));
                 }
             }

@@ -111,6 +111,7 @@ impl CommonPort {
             last: day.tally.last,
             evidence: Evidence { value, threshold, unit: measure.to_owned(), ..Evidence::default() },
             score: score(value, threshold),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

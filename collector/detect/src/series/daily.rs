@@ -188,6 +188,7 @@ impl Daily {
             last: tally.last,
             evidence: Evidence { value: verdict.score, threshold, unit: "anomaly score".to_owned(), ..Evidence::default() },
             score: score(verdict.score, threshold),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

@@ -154,6 +154,7 @@ impl Firsts {
                 ..Evidence::default()
             },
             score: 1.0,
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }
@@ -203,6 +204,7 @@ impl Firsts {
                 ..Evidence::default()
             },
             score: score(count as f64, 0.0),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

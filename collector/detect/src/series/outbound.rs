@@ -164,6 +164,7 @@ impl Outbound {
                 ..Evidence::default()
             },
             score: score(value, threshold),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

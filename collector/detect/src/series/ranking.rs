@@ -116,6 +116,7 @@ impl Ranking {
                 ..Evidence::default()
             },
             score: crate::finding::round2(value),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

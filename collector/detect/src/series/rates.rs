@@ -112,6 +112,7 @@ impl Rates {
             last: tally.last,
             evidence: Evidence { value, threshold: usual.threshold, unit: unit.to_owned(), ..Evidence::default() },
             score: score(value, usual.threshold),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

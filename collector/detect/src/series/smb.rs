@@ -94,6 +94,7 @@ impl Smb {
             last: tally.last,
             evidence: Evidence { value, threshold, unit: unit.to_owned(), ..Evidence::default() },
             score: score(value, threshold),
+            confidence: self.card.variant.confidence(),
             advice: String::new(),
         }
     }

@@ -29,6 +29,7 @@ fn finding(start: i64, stage: Stage, hosts: u32) -> Finding {
         evidence: Evidence { value: f64::from(hosts), threshold: 6.0, unit: "hosts".to_owned(), ..Evidence::default() },
         sentence: format!("10.0.0.9 tried {hosts} hosts"),
         score: f64::from(hosts) / 6.0,
+        confidence: 0.7,
         advice: String::new(),
     }
 }

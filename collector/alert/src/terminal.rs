@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use spanwatch_common::time::Timestamp;
 
 use super::{Alert, AlertSink, AlertState};
-use crate::detect::finding::Severity;
+use spanwatch_detect::finding::Severity;
 
 /// Writes one line per alert event.
 pub struct Terminal<W> {

@@ -6,6 +6,8 @@
 //! its old id. Everything here is a function of findings and `now`; [`file`] and
 //! [`terminal`] do the deeds.
 
+#![forbid(unsafe_code)]
+
 pub mod file;
 pub mod terminal;
 
@@ -16,9 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
-
-use crate::detect::finding::{Evidence, RuleCard, Severity, Stage, Subject, Window};
-use crate::detect::{Finding, Variant};
+use spanwatch_detect::finding::{Evidence, RuleCard, Severity, Stage, Subject, Window};
+use spanwatch_detect::{Finding, Variant};
 
 /// A closed alert whose subject comes back within this time re-opens.
 const REOPEN_WITHIN: Duration = Duration::from_secs(86_400);
@@ -54,6 +55,10 @@ pub enum Class {
     /// What records show. It is over after two windows of silence.
     #[default]
     Detection,
+    /// Alerts that belong together: one intruder's way along the tactics.
+    Incident,
+    /// More alerts of one rule than an hour may have: how many, and about whom. The alerts themselves are in the alert file.
+    Storm,
     /// How well a sensor's mirror port does its work. It is over when the port was found to be well. A sensor that is gone says nothing:
     /// of that, an alert dies after a day.
     Health,
@@ -125,6 +130,41 @@ pub struct Alert {
     pub evidence: Evidence,
     /// MITRE ATT&CK techniques.
     pub attack: Vec<String>,
+    /// MITRE ATT&CK tactics of these techniques, in the order of an attack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tactics: Vec<String>,
+    /// How sure it is, 0 to 1.
+    #[serde(default = "certain")]
+    pub confidence: f64,
+    /// Why confidence, and with it perhaps severity, is lower than the rule's: what is wrong with the sensors that saw it. A sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
+    /// Id of the incident to which it belongs, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
+    /// Who wants to hear no more of it, and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted: Option<Muted>,
+    /// Of an incident: the ids of its alerts, in the order in which they opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+}
+
+fn certain() -> f64 {
+    1.0
+}
+
+/// Somebody takes responsibility for silence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Muted {
+    /// Who answers for it.
+    pub owner: String,
+    /// Until when, event time.
+    #[serde(with = "rfc3339")]
+    pub until: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 impl Alert {
@@ -171,7 +211,7 @@ impl Held {
     /// From when on silence means that it is over.
     fn quiet_from(&self) -> Timestamp {
         self.newest_end.plus(match self.alert.class {
-            Class::Detection => Duration::from_secs(self.alert.window.secs.saturating_mul(2)),
+            Class::Detection | Class::Incident | Class::Storm => Duration::from_secs(self.alert.window.secs.saturating_mul(2)),
             Class::Health => REOPEN_WITHIN,
         })
     }
@@ -324,6 +364,12 @@ impl AlertBook {
             reopened: 0,
             evidence: finding.evidence.clone(),
             attack: rule.attack.clone(),
+            tactics: Vec::new(),
+            confidence: finding.confidence,
+            doubts: Vec::new(),
+            incident: None,
+            muted: None,
+            members: Vec::new(),
         };
         self.insert(Held { newest_end: window.end, ..Held::from_line(alert.clone()) });
         alert
@@ -365,6 +411,7 @@ fn merge(held: &mut Held, finding: &Finding, anew: bool) -> bool {
         alert.advice.clone_from(&finding.advice);
         alert.score = finding.score;
     }
+    alert.confidence = finding.confidence;
     alert.severity = finding.rule.severity;
     alert.attack.clone_from(&finding.rule.attack);
     alert.evidence.value != held.told_value

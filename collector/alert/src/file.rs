@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Alert, AlertSink};
 
 /// Longer lines are no alerts: they are passed over, and never held as a whole.
-pub(crate) const LINE_LEN_MAX: u64 = 1 << 20;
+pub const LINE_LEN_MAX: u64 = 1 << 20;
 
 /// Where alerts are kept.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -179,7 +179,7 @@ pub fn read(path: &Path) -> io::Result<Told> {
 }
 
 /// Reads one line into `line`, without its line feed; one that is too long comes cut short. False at the end.
-pub(crate) fn next_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+fn next_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     from.by_ref().take(LINE_LEN_MAX).read_until(b'\n', line)?;
     if line.is_empty() {
