@@ -322,6 +322,7 @@ mod tests {
             rule,
             variant: crate::detect::Variant::Fixed,
             keys,
+            bytes: 0,
             late: 0,
             evicted,
             refused: 0,

@@ -261,7 +261,7 @@ mod tests {
         let mut found = Vec::new();
         let mut close = |window, conversation, tally| found.push((window, conversation, tally));
         for (observer, record) in rows {
-            let row = Row::of(&Arc::from(*observer), record, &Sites::default()).expect("a row");
+            let row = Row::of(&Arc::from(*observer), record, &Sites::default(), &crate::detect::Roles::default()).expect("a row");
             gathering.observe(&row, record.last(), &mut close);
         }
         gathering.finish(&mut close);

@@ -37,7 +37,7 @@ use self::volume::{Deviations, Volume};
 use super::period::PeriodArgs;
 use crate::config::Config;
 use crate::detect::row::Part;
-use crate::detect::{Row, Sites};
+use crate::detect::{Roles, Row, Sites};
 use crate::store;
 
 pub use self::sheet::SheetFormat;
@@ -314,7 +314,7 @@ impl<N: Write> Gather<'_, N> {
         let (mut in_aggregates, mut sampled) = (0_u64, false);
         let mut close = |window, conversation, tally| overfull |= add(window, &conversation, &tally).is_err();
         let mut take = |sensor: &str, record: FlowRecord| {
-            if let Some(row) = Row::of(&names.of(sensor), &record, &sites).filter(keep) {
+            if let Some(row) = Row::of(&names.of(sensor), &record, &sites, &Roles::default()).filter(keep) {
                 sampled |= record.sampling_population > 1;
                 if row.aggregate {
                     in_aggregates = in_aggregates.saturating_add(row.octets_total());
