@@ -249,7 +249,8 @@ impl Desk {
         }
     }
 
-    fn muted(&self, line: &Alert, now: Timestamp) -> Option<Muted> {
+    /// Who mutes `line`, if anybody does.
+    pub fn muted(&self, line: &Alert, now: Timestamp) -> Option<Muted> {
         self.mutes.of(line, now).cloned()
     }
 }

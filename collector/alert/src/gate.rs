@@ -3,10 +3,13 @@
 //! | what was wrong | confidence times | severity |
 //! | --- | --- | --- |
 //! | packets lost, shed or sampled | 0.8 | |
-//! | more than 1 % of them | 0.5 | informational, unless the score is 10 or more: so many are not made by packets that were missed |
+//! | more than 1 % of them | 0.5 | informational, where failures are counted and it rests on so few that unseen answers could explain it |
 //! | one direction only, of more than 20 % of TCP flows | 0.5 | informational: who seems to fail may have been answered unseen |
 //! | nothing seen for a while | 0.4 | |
 //! | sensor started less than ten minutes ago | 0.8 | |
+//!
+//! Of a loss, at most that share of the attempts was answered unseen. So many failures less, and the score must still be 1; else the severity
+//! falls. Whoever counts no failures only counts too little, which takes nothing from the severity.
 //!
 //! Only what the rule [says](Weakness) weakens it counts, each weakness once, and only if it lasted for a twentieth of the finding's
 //! window: a bad minute does not spoil a day.
@@ -25,8 +28,6 @@ pub const LOSS_GRAVE: f64 = 0.01;
 pub const ONE_SIDED_GRAVE: f64 = 0.2;
 /// How long a sensor is young after its start.
 pub const YOUNG_FOR: Duration = Duration::from_secs(600);
-/// A score from which on a grave loss takes nothing from the severity.
-const SCORE_BEYOND_LOSS: f64 = 10.0;
 /// A condition counts if it lasted for one part in so many of the window.
 const WINDOW_PARTS: u32 = 20;
 /// Conditions are remembered for so long after their end: no window is longer than a day.
@@ -56,7 +57,16 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Whether it takes from a severity, too.
+    /// Whether `finding` would stand, if what was missed were answers.
+    fn leaves(&self, finding: &Finding) -> bool {
+        let Some(failures) = finding.evidence.failures.filter(|_| self.weakness == Weakness::Loss) else {
+            return self.weakness != Weakness::OneSided;
+        };
+        let attempts = finding.evidence.attempts.unwrap_or(failures).max(failures);
+        finding.score * (1.0 - self.share * attempts as f64 / failures.max(1) as f64) >= 1.0
+    }
+
+    /// Whether it may take from a severity, too.
     fn is_grave(&self) -> bool {
         match self.weakness {
             Weakness::Loss => self.share > LOSS_GRAVE,
@@ -108,8 +118,7 @@ pub fn judge(finding: &Finding, weaknesses: &[Weakness], conditions: &Conditions
     {
         let factor = factors.entry(condition.weakness).or_insert(1.0);
         *factor = factor.min(condition.factor());
-        let is_loss_only = condition.weakness == Weakness::Loss && finding.score >= SCORE_BEYOND_LOSS;
-        if condition.is_grave() && !is_loss_only {
+        if condition.is_grave() && !condition.leaves(finding) {
             judgement.severity = Severity::Informational;
         }
         if judgement.doubts.len() < DOUBTS_MAX && !judgement.doubts.contains(&condition.says) {

@@ -4,7 +4,7 @@
 //! traces within six hours are **linked** when
 //!
 //! * the same host acted in both, or
-//! * the host on which the one acted itself acted later: the victim becomes a source.
+//! * the host on which the one acted itself acted later: the victim becomes a source. Of flooding, calling or sending nobody becomes one.
 //!
 //! That two hosts did something to the same third one links nothing: a server on the Internet would glue everybody together. An incident
 //! **opens** when linked traces have no tactic in common, or form a chain; whatever is linked to a member joins it, and two incidents
@@ -69,6 +69,16 @@ impl Trace {
 
     pub(crate) fn tactics(&self) -> Vec<Tactic> {
         attack::tactics_of(&self.alert.attack)
+    }
+
+    /// The least that the alert can mean: a rule may name several tactics.
+    fn stage(&self) -> Option<Progress> {
+        self.tactics().into_iter().map(Tactic::stage).min()
+    }
+
+    /// Whether it may have given the one who acted a foothold on whom he acted: who is flooded, or is sent data, is not taken over.
+    fn may_take_over(&self) -> bool {
+        self.stage().is_some_and(|stage| stage < Progress::Acting)
     }
 
     fn is_within_reach(&self, other: &Self) -> bool {
@@ -281,12 +291,12 @@ impl Incidents {
             linked.push((other, false));
         }
         for earlier in of(&self.by_victim, trace.actor()) {
-            if earlier.alert.first <= trace.alert.first && !self.is_hub(earlier) {
+            if earlier.alert.first <= trace.alert.first && earlier.may_take_over() && !self.is_hub(earlier) {
                 linked.push((earlier, true));
             }
         }
         for later in of(&self.by_actor, trace.alert.destination) {
-            if later.alert.first >= trace.alert.first && !self.is_hub(trace) {
+            if later.alert.first >= trace.alert.first && trace.may_take_over() && !self.is_hub(trace) {
                 linked.push((later, true));
             }
         }
@@ -441,9 +451,8 @@ fn principal(first: &Trace) -> String {
     first.actor().map_or_else(|| first.alert.subject.clone(), |actor| actor.to_string())
 }
 
-/// The stages that the traces have reached. A trace whose rule names several tactics counts for the least of them only.
 fn stages(traces: &[&Trace]) -> BTreeSet<Progress> {
-    traces.iter().filter_map(|trace| trace.tactics().into_iter().map(Tactic::stage).min()).collect()
+    traces.iter().filter_map(|trace| trace.stage()).collect()
 }
 
 fn severity(worst: Severity, traces: &[&Trace]) -> Severity {
@@ -460,7 +469,7 @@ fn severity(worst: Severity, traces: &[&Trace]) -> Severity {
 fn confidence(traces: &[&Trace]) -> f64 {
     let mut surest: BTreeMap<Progress, f64> = BTreeMap::new();
     for trace in traces {
-        if let Some(stage) = trace.tactics().into_iter().map(Tactic::stage).min() {
+        if let Some(stage) = trace.stage() {
             let best = surest.entry(stage).or_default();
             *best = best.max(trace.alert.confidence);
         }

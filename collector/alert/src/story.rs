@@ -70,14 +70,14 @@ fn is_same_victim(a: &Alert, b: &Alert) -> bool {
 fn deed_of(alert: &Alert) -> String {
     let on = |one: &str, many: &str| alert.destination.map_or_else(|| many.to_owned(), |host| format!("{one} {host}"));
     match end(alert) {
-        Some(Tactic::Reconnaissance | Tactic::Discovery) => match (&*alert.evidence.unit, alert.destination) {
-            (unit @ ("hosts" | "ports" | "targets"), to) => {
-                let of = to.map_or_else(String::new, |host| format!(" of {host}"));
-                let of = if unit == "ports" { of } else { String::new() };
-                format!("scanned {} {unit}{of}", alert.evidence.value)
+        Some(Tactic::Reconnaissance | Tactic::Discovery) => {
+            let unit = alert.evidence.unit.trim_start_matches("failed ");
+            match (unit, alert.destination) {
+                ("ports" | "targets", Some(host)) => format!("scanned {} ports of {host}", alert.evidence.value),
+                ("hosts" | "ports" | "targets", _) => format!("scanned {} {unit}", alert.evidence.value),
+                _ => on("scanned", "scanned the network"),
             }
-            _ => on("scanned", "scanned the network"),
-        },
+        }
         Some(Tactic::CredentialAccess) => on("guessed passwords on", "guessed passwords on several hosts"),
         Some(Tactic::InitialAccess) => on("came in at", "came in from outside"),
         Some(Tactic::LateralMovement) => on("moved on to", "moved on to other hosts"),
@@ -86,7 +86,7 @@ fn deed_of(alert: &Alert) -> String {
             let sent = alert.evidence.octets.map_or_else(|| "data".to_owned(), size);
             on(&format!("sent {sent} to"), &format!("sent {sent} out"))
         }
-        Some(Tactic::Impact | Tactic::InhibitResponseFunction) => on("flooded or silenced", "flooded or silenced others"),
+        Some(Tactic::Impact) => on("flooded", "flooded others"),
         _ => on(&format!("raised \"{}\" on", alert.title), &format!("raised \"{}\"", alert.title)),
     }
 }

@@ -122,8 +122,9 @@ fn beyond_its_budget_a_rule_is_recorded_and_one_storm_speaks_for_the_rest() {
     assert_eq!(outline(&told(&mut desk, &[next_hour], 7_260)), ["AZ-01 open"], "every hour has a budget of its own");
 }
 
-/// `finding`, as a sensor saw it that was in `weakness` for `minutes` minutes.
-fn judged(weakness: Weakness, share: f64, minutes: i64, score: f64) -> gate::Judgement {
+/// What is left of a finding with 20 times its threshold, of which `failures` of 1,000 attempts speak, if its sensor was in `weakness` for
+/// `minutes` minutes of its hour.
+fn judged(weakness: Weakness, share: f64, minutes: i64, failures: Option<u64>) -> gate::Judgement {
     let mut conditions = Conditions::default();
     conditions.note(Condition {
         sensor: "plant1".to_owned(),
@@ -134,32 +135,31 @@ fn judged(weakness: Weakness, share: f64, minutes: i64, score: f64) -> gate::Jud
         until: secs(minutes * 60),
         says: "eno2 at plant1: not well.".to_owned(),
     });
-    let evidence = Evidence { observers: vec!["plant1".to_owned()], ..finding(0, Stage::Closed, 9).evidence };
+    let finding = finding(0, Stage::Closed, 9);
+    let evidence = Evidence { observers: vec!["plant1".to_owned()], attempts: Some(1_000), failures, ..finding.evidence.clone() };
     let window = Window { start: secs(0), end: secs(3_600) };
-    let finding = Finding { evidence, window, last: secs(3_600), score, confidence: 0.8, ..finding(0, Stage::Closed, 9) };
+    let finding = Finding { evidence, window, last: secs(3_600), score: 20.0, confidence: 0.8, ..finding };
     gate::judge(&finding, &[Weakness::Loss, Weakness::OneSided], &conditions)
 }
 
 #[test]
 fn a_weak_sensor_takes_from_confidence_and_severity_and_the_alert_says_why() {
-    let lossy = judged(Weakness::Loss, 0.009, 60, 2.0);
+    let lossy = judged(Weakness::Loss, 0.009, 60, Some(10));
     assert_eq!((lossy.confidence, lossy.severity), (0.64, Severity::Medium));
     assert_eq!(lossy.doubts, ["eno2 at plant1: not well."]);
-    let grave = judged(Weakness::Loss, 0.011, 60, 2.0);
+    // 20 of 1,000 may have been answered unseen: of 21 failures one is left, a twentieth of what was 20 times the threshold, or 0.95.
+    let grave = judged(Weakness::Loss, 0.02, 60, Some(21));
     assert_eq!((grave.confidence, grave.severity), (0.4, Severity::Informational));
+    assert_eq!(judged(Weakness::Loss, 0.02, 60, Some(22)).severity, Severity::Medium, "1.8 times the threshold is left");
     assert_eq!(
-        judged(Weakness::Loss, 0.011, 60, 10.0).severity,
+        judged(Weakness::Loss, 0.5, 60, None).severity,
         Severity::Medium,
-        "so many are not made by packets that were missed"
+        "who counts no failures counts too little at most"
     );
-    assert_eq!(
-        judged(Weakness::OneSided, 0.3, 60, 10.0).severity,
-        Severity::Informational,
-        "whoever fails may have been answered"
-    );
-    assert_eq!(judged(Weakness::Loss, 0.5, 2, 2.0).doubts, [""; 0], "two minutes of an hour are less than a twentieth");
-    assert_eq!(judged(Weakness::Loss, 0.5, 3, 2.0).doubts.len(), 1);
-    assert_eq!(judged(Weakness::Blind, 1.0, 60, 2.0).doubts, [""; 0], "not what this rule suffers from");
+    assert_eq!(judged(Weakness::OneSided, 0.3, 60, Some(999)).severity, Severity::Informational, "all may have been answered");
+    assert_eq!(judged(Weakness::Loss, 0.5, 2, Some(9)).doubts, [""; 0], "two minutes of an hour are less than a twentieth");
+    assert_eq!(judged(Weakness::Loss, 0.5, 3, Some(9)).doubts.len(), 1);
+    assert_eq!(judged(Weakness::Blind, 1.0, 60, Some(9)).doubts, [""; 0], "not what this rule suffers from");
 }
 
 #[test]

@@ -96,6 +96,13 @@ fn a_scanner_is_not_the_cause_of_what_its_many_targets_do() {
 }
 
 #[test]
+fn who_is_flooded_or_sent_data_is_not_thereby_taken_over() {
+    let sent = other("ND-11", "T1041", "10.0.0.80", Some("203.0.113.7"), 600);
+    assert_eq!(incidents(&[other("ND-07", "T1498.001", "198.51.100.1", Some("10.0.0.80"), 0), sent.clone()]), []);
+    assert_eq!(incidents(&[sent, other("AZ-02", "T1046", "203.0.113.7", Some("10.0.0.9"), 900)]), []);
+}
+
+#[test]
 fn two_incidents_become_the_older_one_when_something_joins_them() {
     let findings = [
         other("AZ-02", "T1046", "10.0.0.9", Some("10.0.0.5"), 0),
