@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod deliver;
 pub mod file;
 pub mod terminal;
 
