@@ -94,14 +94,24 @@ pub fn fit(alert: &Alert, bytes_max: usize, write: impl Fn(&Alert) -> String) ->
     let mut text = write(&slim);
     let parts: [fn(&mut Alert) -> &mut String; 2] = [|alert| &mut alert.advice, |alert| &mut alert.sentence];
     for part in parts {
-        // An escaped character takes more than one byte, so one step may not suffice.
-        while text.len() > bytes_max && !part(&mut slim).is_empty() {
-            let excess = text.len() - bytes_max + "…".len();
-            let words = part(&mut slim);
-            let keep = words.len().saturating_sub(excess);
-            *words = if keep == 0 { String::new() } else { format!("{}…", cut(words.trim_end_matches('…'), keep)) };
-            text = write(&slim);
+        if text.len() <= bytes_max {
+            break;
         }
+        // As much of it as fits. By halves, because escapes make a text longer than its words.
+        let words = std::mem::take(part(&mut slim));
+        text = write(&slim);
+        let (mut fits, mut too_long) = (0, words.len());
+        while fits + 1 < too_long {
+            let middle = usize::midpoint(fits, too_long);
+            *part(&mut slim) = format!("{}…", cut(&words, middle));
+            let longer = write(&slim);
+            if longer.len() <= bytes_max {
+                (fits, text) = (middle, longer);
+            } else {
+                too_long = middle;
+            }
+        }
+        *part(&mut slim) = if fits == 0 { String::new() } else { format!("{}…", cut(&words, fits)) };
     }
     text.truncate(cut(&text, bytes_max).len());
     Fitted { text, shortened: true }
