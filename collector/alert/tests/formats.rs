@@ -1,5 +1,7 @@
 //! Each format against files that were written by hand from its specification. `VERSION` in them stands for our own.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly, and its name says what it is for")]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! Microsoft Sentinel against an HTTP server that is as strict as Azure: tokens, gzip, arrays of at most 1 MB.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly, and its name says what it is for")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The settings of outputs: the shipped example, and what mistakes are told.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly, and its name says what it is for")]
+
 use spanwatch_alert::Alert;
 use spanwatch_alert::deliver::format::Format;
 use spanwatch_alert::deliver::settings::{Body, Kind, Transport};

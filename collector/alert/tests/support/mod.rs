@@ -116,6 +116,11 @@ impl Seen {
 
 type Answer = Arc<dyn Fn(&Seen) -> Option<(u16, String)> + Send + Sync>;
 
+/// In a script: what `answer` says.
+pub(crate) const AS_USUAL: u16 = 0;
+/// In a script: takes the request, and never answers.
+pub(crate) const SILENCE: u16 = 1;
+
 /// An HTTP server on loopback. It answers in turn what it was told to, then what `answer` says, then 204.
 #[derive(Clone)]
 pub(crate) struct Receiver {
@@ -172,13 +177,16 @@ async fn take(State(receiver): State<Receiver>, request: Request) -> Response {
         String::from_utf8(raw.clone()).unwrap()
     };
     let mut seen = Seen { path: parts.uri.to_string(), headers: parts.headers, raw, body, status: 204 };
-    let scripted = receiver.script.lock().unwrap().pop_front().filter(|status| *status != 0);
+    let scripted = receiver.script.lock().unwrap().pop_front().filter(|status| *status != AS_USUAL);
     let (status, text) = match scripted {
         Some(status) => (status, "as told".to_owned()),
         None => (receiver.answer)(&seen).unwrap_or((204, String::new())),
     };
     seen.status = status;
     receiver.seen.lock().unwrap().push(seen);
+    if status == SILENCE {
+        return std::future::pending().await;
+    }
     let code = StatusCode::from_u16(status).unwrap();
     if status == 429 { (code, [("retry-after", "1")], text).into_response() } else { (code, text).into_response() }
 }
