@@ -18,6 +18,7 @@ pub mod attack;
 pub mod book;
 pub mod budget;
 pub mod desk;
+pub mod deliver;
 pub mod file;
 pub mod gate;
 pub mod incident;
