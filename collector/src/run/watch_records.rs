@@ -16,7 +16,7 @@ use super::clock;
 use crate::alert::file::{self, AlertFile, Settings};
 use crate::alert::terminal::{Colour, Terminal};
 use crate::alert::{Alert, AlertBook, AlertSink, Class};
-use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
+use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
 use crate::health::{Account, HealthSettings, HealthWatch, Verdict};
 use crate::ingest::{ToDetect, stopped};
 use crate::metrics::Vitals;
@@ -31,6 +31,8 @@ const UNWRITTEN_MAX: usize = 10_000;
 /// Detectors, alerts, and where these go.
 pub(super) struct Watch {
     sites: Sites,
+    /// Those that are given; what was learned is with the detectors.
+    roles: Roles,
     detection: Detection,
     book: AlertBook,
     /// None when the operator wants none.
@@ -83,6 +85,7 @@ impl Watch {
         Ok(Self {
             detection: Detection::new(rules, Mode::Stream).with_sites(sites.clone()),
             sites,
+            roles: Roles::default(),
             book,
             health: health.enabled.then(|| HealthWatch::new(health)),
             health_book,
@@ -94,6 +97,12 @@ impl Watch {
             findings: Vec::new(),
             failing: false,
         })
+    }
+
+    /// The same, with the roles that the operator gave.
+    #[must_use]
+    pub(super) fn with_roles(self, roles: Roles) -> Self {
+        Self { detection: self.detection.with_roles(roles.clone()), roles, ..self }
     }
 
     /// Goes on from a snapshot that an earlier run made. Rules whose settings have changed since start anew, and are named.
@@ -170,7 +179,7 @@ impl Watch {
     /// Puts new rules into force. Those whose settings are the same keep what they have learned.
     fn reload(&mut self, rules: &RuleFile, vitals: &Vitals) {
         self.tell(vitals);
-        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone());
+        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone()).with_roles(self.roles.clone());
         let mut detection = fresh();
         match detection.restore(&self.detection.snapshot()) {
             Ok(anew) if anew.is_empty() => tracing::info!("rules read again: all go on"),
