@@ -50,7 +50,7 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
 
 pub use finding::{Finding, Stage, Variant};
-pub use roles::{RoleSettings, Roles};
+pub use roles::{LearnedRole, RoleSettings, Roles};
 pub use row::Row;
 pub use rules::RuleFile;
 pub use sites::{SiteSettings, Sites};
@@ -264,6 +264,7 @@ impl Detection {
         }
         self.counters.observed += 1;
         self.flushed = false;
+        self.roles.learn(&row);
         // An observer whose records come late lags behind in event time by what they may be late more than a sensor's.
         let reached = row.at.minus(tardiness(row.origin));
         let seen = self.observers.entry(name).or_insert(Observer { newest: reached, heard: Timestamp::NONE, fresh: true });
@@ -363,6 +364,7 @@ impl Detection {
                 })
                 .collect(),
             clock: pack(&(observers, self.newest, self.polled, self.flushed, counters)),
+            roles: self.roles.snapshot(),
         })
     }
 
@@ -378,6 +380,9 @@ impl Detection {
             return Err(RestoreError::new(format!("it has format {}, and this version knows format {FORMAT}", whole.format)));
         }
         let (observers, newest, polled, flushed, (observed, unplaced, future, findings)) = unpack::<Clock>(&whole.clock)?;
+        if !whole.roles.is_empty() {
+            self.roles.restore(&whole.roles)?;
+        }
         let mut anew = Vec::new();
         for (detector, settings) in self.detectors.iter_mut().zip(&self.settings) {
             let name = format!("{} {}", detector.state().rule, detector.state().variant);
@@ -404,6 +409,11 @@ impl Detection {
 
     fn lateness_max(&self) -> Duration {
         self.detectors.iter().map(|detector| detector.lateness()).max().unwrap_or_default()
+    }
+
+    /// What is known of hosts: given and learned.
+    pub const fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// What happened to the records.

@@ -102,6 +102,9 @@ pub(crate) struct Whole {
     /// The clock they share.
     #[serde(with = "serde_bytes")]
     pub(crate) clock: Vec<u8>,
+    /// The roles that were learned; empty from a version that learned none.
+    #[serde(with = "serde_bytes", default)]
+    pub(crate) roles: Vec<u8>,
 }
 
 /// One detector.

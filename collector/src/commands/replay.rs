@@ -7,6 +7,8 @@ use super::findings::Line;
 use crate::alert::incident::Incidents;
 use crate::alert::{Alert, AlertBook, Class, desk};
 use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
+use crate::alert::{Alert, AlertBook, Class};
+use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
 use crate::ingest::recorded::{self, Account, InputArgs};
 
 /// Alerts held at once. A replay that raises more is told so.
@@ -45,8 +47,8 @@ pub(super) struct Replay {
 ///
 /// # Errors
 /// What was typed names nothing that could be read at all.
-pub(super) fn replay(inputs: &InputArgs, rules: &RuleFile, sites: Sites, keep: Keep) -> anyhow::Result<Replay> {
-    let mut detection = Detection::new(rules, Mode::Replay).with_sites(sites);
+pub(super) fn replay(inputs: &InputArgs, rules: &RuleFile, (sites, roles): (Sites, Roles), keep: Keep) -> anyhow::Result<Replay> {
+    let mut detection = Detection::new(rules, Mode::Replay).with_sites(sites).with_roles(roles);
     let mut finds =
         Finds { keep, book: AlertBook::new(Class::Detection, ALERTS_MAX), told: BTreeMap::new(), lines: Vec::new(), refused: 0 };
     let mut findings = Vec::new();

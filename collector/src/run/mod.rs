@@ -100,14 +100,15 @@ impl Collector {
             "" => None,
             address => Some(listen(address, "metrics.listen").await?),
         };
-        let sites = config.sites()?;
+        let (sites, roles) = (config.sites()?, config.roles()?);
+        config.roles.iter().filter_map(|role| role.reminder(clock())).for_each(|sentence| tracing::warn!("{sentence}"));
         let mut store = Store::open(config.store.clone()).await?;
-        let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts, &config.health)?;
+        let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts, &config.health)?.with_roles(roles.clone());
         match resume(&mut watch_records, &mut store, &config.store).await {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!("the detectors start anew, without what they had learned: {error:#}");
-                watch_records = Watch::new(rules, sites, &config.alerts, &config.health)?;
+                watch_records = Watch::new(rules, sites, &config.alerts, &config.health)?.with_roles(roles);
             }
         }
 

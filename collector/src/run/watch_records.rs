@@ -21,6 +21,8 @@ use crate::alert::mute::{self, MuteFile};
 use crate::alert::terminal::{Colour, Terminal};
 use crate::alert::{Alert, AlertBook, AlertSink, Class, Desk};
 use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
+use crate::alert::{Alert, AlertBook, AlertSink, Class};
+use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
 use crate::health::{Account, HealthSettings, HealthWatch, Verdict};
 use crate::ingest::{ToDetect, stopped};
 use crate::metrics::Vitals;
@@ -33,6 +35,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Detectors, alerts, and where these go.
 pub(super) struct Watch {
     sites: Sites,
+    /// Those that are given; what was learned is with the detectors.
+    roles: Roles,
     detection: Detection,
     desk: Desk,
     /// What is muted, as `alerts mute` leaves it.
@@ -89,6 +93,8 @@ impl Watch {
             sites,
             desk,
             mutes: MuteFile::new(mute::path_beside(&settings.file)),
+            roles: Roles::default(),
+            book,
             health: health.enabled.then(|| HealthWatch::new(health)),
             health_book,
             looked: Timestamp::NONE,
@@ -98,6 +104,12 @@ impl Watch {
             lines: Vec::new(),
             findings: Vec::new(),
         })
+    }
+
+    /// The same, with the roles that the operator gave.
+    #[must_use]
+    pub(super) fn with_roles(self, roles: Roles) -> Self {
+        Self { detection: self.detection.with_roles(roles.clone()), roles, ..self }
     }
 
     /// Goes on from a snapshot that an earlier run made. Rules whose settings have changed since start anew, and are named.
@@ -171,7 +183,7 @@ impl Watch {
     /// Puts new rules into force. Those whose settings are the same keep what they have learned.
     fn reload(&mut self, rules: &RuleFile, vitals: &Vitals) {
         self.tell(vitals);
-        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone());
+        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone()).with_roles(self.roles.clone());
         let mut detection = fresh();
         match detection.restore(&self.detection.snapshot()) {
             Ok(anew) if anew.is_empty() => tracing::info!("rules read again: all go on"),

@@ -5,6 +5,7 @@
 //! itself (a window slides, a baseline takes in an hour) happens on edges of event time, so that it does not matter how often
 //! [`advance`](crate::Detector::advance) is called.
 //!
-//! `sightings` the rows that become evidence.
+//! `edges` what was not there before, and what is there no more · `sightings` the rows that become evidence.
 
+pub(crate) mod edges;
 pub(crate) mod sightings;

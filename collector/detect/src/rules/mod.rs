@@ -4,6 +4,7 @@
 //! that differ. The table at the end of this file is the list of all rules: settings, defaults, catalogue and detectors follow it.
 
 pub mod beacons;
+pub mod changes;
 pub mod common;
 pub mod firsts;
 pub mod scans;
@@ -181,6 +182,7 @@ macro_rules! rules {
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
+    ("changes.toml", include_str!("../../../../deploy/rules/changes.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
@@ -240,6 +242,14 @@ rules! {
     common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
     /// AZ-26, hosts that vary most: a ranking.
     variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
+    /// ND-13, lateral movement: administration services opened for the first time.
+    lateral: changes::LateralMovement = changes::ND_13, "ND-13";
+    /// ND-14, new asset: an address that never spoke, or one that changed its device.
+    new_asset: changes::NewAsset = changes::ND_14, "ND-14";
+    /// ND-15, new service: a host answers on a port for the first time.
+    new_service: changes::NewService = changes::ND_15, "ND-15";
+    /// ND-16, silent asset: a host that never paused for long is silent.
+    silent_asset: changes::SilentAsset = changes::ND_16, "ND-16";
 }
 
 #[cfg(test)]
