@@ -50,6 +50,7 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
 
 pub use finding::{Finding, Stage, Variant};
+pub use native::beacon::rhythm;
 pub use roles::{RoleSettings, Roles};
 pub use row::Row;
 pub use rules::RuleFile;

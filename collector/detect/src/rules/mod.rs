@@ -6,6 +6,7 @@
 pub mod beacons;
 pub mod common;
 pub mod firsts;
+pub mod rhythm;
 pub mod scans;
 pub mod series;
 pub mod sessions;
@@ -240,6 +241,8 @@ rules! {
     common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
     /// AZ-26, hosts that vary most: a ranking.
     variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
+    /// ND-10, beacon in a rhythm with jitter.
+    rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
 }
 
 #[cfg(test)]
