@@ -9,6 +9,7 @@
 //! less than at that hour of the week · `sightings` the rows that become evidence.
 
 pub(crate) mod beacon;
+pub(crate) mod exfiltration;
 pub(crate) mod sightings;
 
 use spanwatch_common::net::Address;

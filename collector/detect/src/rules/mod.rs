@@ -10,6 +10,7 @@ pub mod rhythm;
 pub mod scans;
 pub mod series;
 pub mod sessions;
+pub mod transfers;
 pub mod volumes;
 pub mod watch_list;
 
@@ -243,6 +244,8 @@ rules! {
     variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
     /// ND-10, beacon in a rhythm with jitter.
     rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
+    /// ND-11, exfiltration: a host sends out more than it does.
+    exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
 }
 
 #[cfg(test)]
