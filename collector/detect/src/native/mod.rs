@@ -11,6 +11,7 @@
 pub(crate) mod beacon;
 pub(crate) mod exfiltration;
 pub(crate) mod sightings;
+pub(crate) mod volume;
 
 use spanwatch_common::net::Address;
 

@@ -246,6 +246,8 @@ rules! {
     rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
     /// ND-11, exfiltration: a host sends out more than it does.
     exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
+    /// ND-12, odd volume: a service carries more or less than usual at this hour of the week.
+    odd_volume: transfers::OddVolume = transfers::ND_12, "ND-12";
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Settings of ND-11: hosts that send out more than they do.
+//! Settings of ND-11 and ND-12: hosts that send out more than they do, and services that carry more or less than they do.
 
 use std::time::Duration;
 
-use super::common::{Mistake, Rule, Weakness, native_parts, native_settings, within, within_f64};
+use super::common::{Mistake, PortRange, Rule, Weakness, native_parts, native_settings, within, within_f64};
 use crate::catalogue::Entry;
 use crate::finding::RuleCard;
 use crate::{Detector, Mode, native};
@@ -19,6 +19,20 @@ pub const ND_11: Entry = Entry {
             to one host in a new network, with little coming back; and by DNS or ICMP to one host. Told while it goes on.",
     innocent: "The first backup to a new place, a large file handed to a customer. Nightly and weekly jobs are learned, the role backup is \
                left out; a resolver with forwarders needs the role dns.",
+};
+
+/// ND-12 in the catalogue.
+pub const ND_12: Entry = Entry {
+    id: "ND-12",
+    title: "Odd volume",
+    public_id: "",
+    public_name: "",
+    tactics: "Impact, Exfiltration",
+    exact: "",
+    fixed: "Octets, flows, hosts and failures per ten minutes of each observer, in all, by direction and by service, against a forecast \
+            learnt for each ten minutes of the week. More or less than that, twice in a row. Time in which the observer saw nothing is \
+            left out.",
+    innocent: "A holiday is no less than a Sunday; a patch day a month after the last is known. A new application, a migration.",
 };
 
 native_settings! {
@@ -81,5 +95,61 @@ impl Rule for Exfiltration {
 
     fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
         Box::new(native::exfiltration::Exfiltration::new(self, card))
+    }
+}
+
+native_settings! {
+    /// Settings of ND-12.
+    OddVolume {
+        enabled: true,
+        window_secs: 3_600,
+        lateness_secs: 120,
+        severity: Low,
+        attack: ["T1498", "T1048", "T1489"],
+        exclude_ports: [],
+        keys_max: 1_024,
+    }
+    /// Fires from this score on: how far off the forecast, on the scale of AZ-08 (5 is six standard deviations).
+    threshold: f64 = 5.0,
+    /// And from so many times the forecast on, or below the forecast divided by it.
+    ratio_min: f64 = 3.0,
+    /// And only so many bins of ten minutes in a row.
+    bins_min: u32 = 2,
+    /// Octets fire only this far off the forecast, in ten minutes.
+    octets_min: u64 = 100_000_000,
+    /// Flows fire only this far off.
+    flows_min: u64 = 1_000,
+    /// Hosts fire only this far off.
+    hosts_min: u64 = 50,
+    /// Failures fire only this far off.
+    failures_min: u64 = 500,
+    /// Services that are followed apart.
+    ports: Vec<PortRange> = [
+        22, 23, 25, 53, 80, 88, 102, 135, 139, 389, 443, 445, 465, 502, 587, 636, 993, 995, 1_433, 1_521, 1_883, 2_049, 2_404, 3_306,
+        3_389, 4_840, 5_432, 5_900, 5_985, 8_080, 8_443, 20_000, 44_818,
+    ]
+    .map(PortRange::one)
+    .to_vec(),
+}
+
+impl Rule for OddVolume {
+    native_parts!();
+
+    fn check(&self) -> Result<(), Mistake> {
+        within_f64("threshold", self.threshold, 1.5, 1_000.0)?;
+        within_f64("ratio_min", self.ratio_min, 1.0, 1_000.0)?;
+        within("bins_min", u64::from(self.bins_min), 1, 144)
+    }
+
+    fn history(&self) -> Duration {
+        Duration::from_secs(14 * 86_400)
+    }
+
+    fn weakened_by(&self) -> &'static [Weakness] {
+        &[Weakness::Loss, Weakness::OneSided, Weakness::Blind, Weakness::Young]
+    }
+
+    fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
+        Box::new(native::volume::OddVolume::new(self, card))
     }
 }
