@@ -188,7 +188,7 @@ impl Track {
 
     /// Memory that it holds, about.
     pub(super) fn bytes(&self) -> usize {
-        self.contacts.capacity() * size_of::<Contact>()
+        self.contacts.len() * size_of::<Contact>()
             + self.hours.as_ref().map_or(0, |_| size_of::<[u16; HOURS_KEPT]>())
             + self.sightings.as_ref().map_or(0, |rows| rows.to_vec().len() * 200)
     }

@@ -310,6 +310,7 @@ impl Detector for Beacons {
         if let Some(rows) = &mut track.sightings {
             rows.insert(row);
         }
+        self.state.keys = self.tracks.len();
     }
 
     fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
@@ -322,7 +323,6 @@ impl Detector for Beacons {
             let next = if self.tracks.is_empty() { newest.minus(self.lateness).floor(HOUR) } else { self.edge };
             self.edge = next.max(self.edge).plus(HOUR);
         }
-        self.state.keys = self.tracks.len();
     }
 
     fn flush(&mut self, _findings: &mut Vec<Finding>) {
@@ -349,15 +349,15 @@ impl Detector for Beacons {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let State { late, evicted, refused, .. } = self.state;
-        pack(&(&self.tracks, self.began, self.edge, late, evicted, refused))
+        let State { bytes, late, evicted, .. } = self.state;
+        pack(&(&self.tracks, self.began, self.edge, (bytes, late, evicted)))
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        type Held = (Map<Key, Track>, Timestamp, Timestamp, u64, u64, u64);
-        let (tracks, began, edge, late, evicted, refused) = unpack::<Held>(bytes)?;
+        type Held = (Map<Key, Track>, Timestamp, Timestamp, (usize, u64, u64));
+        let (tracks, began, edge, (bytes, late, evicted)) = unpack::<Held>(bytes)?;
         self.contacts = tracks.values().map(Track::held).sum();
-        self.state = State { keys: tracks.len(), late, evicted, refused, ..self.state };
+        self.state = State { keys: tracks.len(), bytes, late, evicted, ..self.state };
         (self.tracks, self.began, self.edge) = (tracks, began, edge);
         Ok(())
     }

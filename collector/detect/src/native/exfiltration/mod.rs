@@ -389,7 +389,7 @@ impl Exfiltration {
         }
         self.seen[hour as usize % HOURS] = anything;
         self.state.keys = self.hosts.len();
-        self.state.bytes = bytes + self.pairs.capacity() * size_of::<(PairKey, Pair)>() + self.peers.bytes();
+        self.state.bytes = bytes + self.pairs.len() * size_of::<(PairKey, Pair)>() + self.peers.bytes();
         self.hour = hour + 1;
         findings[from..].sort_by(Finding::order);
     }

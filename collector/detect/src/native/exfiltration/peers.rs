@@ -61,7 +61,7 @@ impl Peers {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.0.capacity() * size_of::<(u128, Peer)>()
+        self.0.len() * size_of::<(u128, Peer)>()
     }
 }
 

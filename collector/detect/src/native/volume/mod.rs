@@ -41,6 +41,8 @@ use crate::{Detector, State};
 /// Length of a bin in seconds.
 const BIN_SECS: i64 = 600;
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Memory of a key, about: four forecasts and two bins.
+const TRACK_BYTES: usize = 18 * 1_024;
 /// Bins of the past that are shown with a finding: six hours.
 const SHOWN: usize = 36;
 /// Surges that are remembered per key, and for how many days they make the next one known.
@@ -184,6 +186,7 @@ impl OddVolume {
         } else if self.state.keys < self.settings.keys_max {
             tracks.entry(kind).or_insert_with(Track::new).bins.add(bin, row);
             self.state.keys += 1;
+            self.state.bytes += TRACK_BYTES;
         } else {
             self.state.refused += 1;
         }
@@ -220,14 +223,14 @@ impl OddVolume {
             }
         }
         self.bin = bin + 1;
-        self.state.bytes = self.state.keys * 18 * 1_024;
         findings[from..].sort_by(Finding::order);
     }
 
     /// Closes bins until `bin` is one of the two that are open.
     fn open(&mut self, bin: u32, findings: &mut Vec<Finding>) {
         if bin > self.bin + PAUSE_MAX {
-            (self.observers, self.latest, self.state.keys, self.bin) = (Vec::new(), None, 0, bin);
+            (self.observers, self.latest, self.bin) = (Vec::new(), None, bin);
+            (self.state.keys, self.state.bytes) = (0, 0);
         }
         while self.bin + 1 < bin {
             self.close_bin(findings);
@@ -445,7 +448,7 @@ impl Detector for OddVolume {
             return Err(RestoreError::new("a week in it has not as many bins as a week has"));
         }
         let keys = observers.iter().map(|observer| observer.tracks.len()).sum();
-        self.state = State { keys, late, refused, bytes: keys * 18 * 1_024, ..self.state };
+        self.state = State { keys, late, refused, bytes: keys * TRACK_BYTES, ..self.state };
         (self.observers, self.bin, self.latest) = (observers, bin, None);
         Ok(())
     }
