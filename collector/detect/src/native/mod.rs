@@ -8,4 +8,29 @@
 //! `edges` what was not there before, and what is there no more · `sightings` the rows that become evidence.
 
 pub(crate) mod edges;
+//! `beacon` hosts that call out in a rhythm · `exfiltration` hosts that send out more than they do · `volume` services that carry more or
+//! less than at that hour of the week · `sightings` the rows that become evidence.
+
+pub(crate) mod beacon;
+pub(crate) mod exfiltration;
 pub(crate) mod sightings;
+pub(crate) mod volume;
+
+use spanwatch_common::net::Address;
+
+/// The network to which an address belongs, by its first address: /24 of IPv4, /48 of IPv6.
+pub(crate) fn network(address: Address) -> u128 {
+    let host_bits = if address.as_v4().is_some() { 8 } else { 80 };
+    address.0 >> host_bits << host_bits
+}
+
+/// `812.4 MB`.
+pub(crate) fn in_bytes(octets: f64) -> String {
+    let (unit, name) = match octets {
+        octets if octets >= 1e9 => (1e9, "GB"),
+        octets if octets >= 1e6 => (1e6, "MB"),
+        octets if octets >= 1e3 => (1e3, "kB"),
+        _ => return format!("{octets:.0} bytes"),
+    };
+    format!("{:.1} {name}", octets / unit)
+}

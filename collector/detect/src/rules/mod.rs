@@ -7,9 +7,11 @@ pub mod beacons;
 pub mod changes;
 pub mod common;
 pub mod firsts;
+pub mod rhythm;
 pub mod scans;
 pub mod series;
 pub mod sessions;
+pub mod transfers;
 pub mod volumes;
 pub mod watch_list;
 
@@ -250,6 +252,12 @@ rules! {
     new_service: changes::NewService = changes::ND_15, "ND-15";
     /// ND-16, silent asset: a host that never paused for long is silent.
     silent_asset: changes::SilentAsset = changes::ND_16, "ND-16";
+    /// ND-10, beacon in a rhythm with jitter.
+    rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
+    /// ND-11, exfiltration: a host sends out more than it does.
+    exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
+    /// ND-12, odd volume: a service carries more or less than usual at this hour of the week.
+    odd_volume: transfers::OddVolume = transfers::ND_12, "ND-12";
 }
 
 #[cfg(test)]
