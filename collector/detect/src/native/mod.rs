@@ -5,6 +5,7 @@
 //! itself (a window slides, a baseline takes in an hour) happens on edges of event time, so that it does not matter how often
 //! [`advance`](crate::Detector::advance) is called.
 //!
-//! `sightings` the rows that become evidence.
+//! [`scan`] ND-01 to ND-06 · `sightings` the rows that become evidence.
 
+pub(crate) mod scan;
 pub(crate) mod sightings;
