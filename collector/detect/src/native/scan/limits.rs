@@ -144,10 +144,13 @@ impl Family {
         if who.roles.has(Role::PeerToPeer) && shape != Shape::Vertical {
             return None;
         }
+        // The Internet's strays of a day, from one network and to whatever, are no search of that network's.
+        if who.network && shape == Shape::Block && scale == Some(SCALES[3]) {
+            return None;
+        }
         let targets = match scale {
             _ if who.roles.has_any(&BUSY) => rule.busy,
-            // Ten strays of a network's two hundred hosts are no search.
-            Some(86_400) if who.network => rule.slow,
+            Some(secs) if who.network && secs == SCALES[3] => rule.slow,
             _ if who.network => rule.burst,
             _ if who.external => rule.external,
             None => rule.burst,

@@ -261,7 +261,9 @@ impl Source {
         let from = self.last.saturating_sub(WEEK);
         let all = self.tally(from, Scope::All, false);
         let since = self.first(from, Scope::All);
-        let enough = all.targets() >= threshold as f64 && all.share() >= rule.share && (!self.network || self.hops(from) >= HOPS_MIN);
+        let enough = all.targets() >= threshold as f64
+            && all.share() >= rule.share
+            && (!self.network || self.hops(from) >= HOPS_MIN && self.is_of_one_piece(from, &all));
         // Within a day it is for the others to tell.
         (enough && self.last - since >= SCALES[3]).then_some(Verdict {
             kind: Kind::Week,
@@ -351,6 +353,12 @@ impl Source {
             }
         }
         (hosts, services)
+    }
+
+    /// Whether most of what was tried since `from` was on one host or on one service.
+    fn is_of_one_piece(&self, from: u32, all: &Tally) -> bool {
+        let (hosts, services) = self.strata(from);
+        hosts.iter().chain(&services).any(|&(_, eighths)| eighths * 5 >= all.eighths * 4)
     }
 
     /// Addresses that took part in a network's failures since `from`, none counted that did most of it.
