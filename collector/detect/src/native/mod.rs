@@ -13,6 +13,9 @@ pub(crate) mod edges;
 
 pub(crate) mod beacon;
 pub(crate) mod exfiltration;
+//! [`scan`] ND-01 to ND-06 · `sightings` the rows that become evidence.
+
+pub(crate) mod scan;
 pub(crate) mod sightings;
 pub(crate) mod volume;
 

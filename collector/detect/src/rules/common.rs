@@ -52,8 +52,20 @@ pub trait Rule: fmt::Debug + Send + Sync {
         &[Weakness::Loss]
     }
 
-    /// The rule at work in one of its forms.
+    /// The family whose one detector speaks for the rule, if it has one.
+    fn kin(&self) -> Option<Kin> {
+        None
+    }
+
+    /// The rule at work in one of its forms, alone.
     fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector>;
+}
+
+/// Rules that share what they know: one detector speaks for all that are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kin {
+    /// ND-01 to ND-05: one table of sources.
+    Scans,
 }
 
 /// What about a sensor makes findings doubtful.

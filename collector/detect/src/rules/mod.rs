@@ -8,6 +8,7 @@ pub mod changes;
 pub mod common;
 pub mod firsts;
 pub mod rhythm;
+pub mod recon;
 pub mod scans;
 pub mod series;
 pub mod sessions;
@@ -130,6 +131,8 @@ impl RuleFile {
     /// The detectors that the rules switch on, each with its settings as text.
     pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Box<dyn Detector>, String)> {
         let mut detectors = Vec::new();
+        // What kin are set to stands together, so that a change of one starts all of them anew.
+        let mut kin = String::new();
         for variant in [Variant::Exact, Variant::Fixed] {
             for (entry, rule) in self.rules() {
                 let common = rule.common();
@@ -138,10 +141,15 @@ impl RuleFile {
                     let mut settings = rule.settings();
                     settings.remove("variants");
                     settings.remove("enabled");
+                    if rule.kin().is_some() {
+                        kin.push_str(&format!("[{}]\n{settings}", entry.id));
+                        continue;
+                    }
                     detectors.push((rule.detector(common.card(entry, variant), mode), settings.to_string()));
                 }
             }
         }
+        detectors.extend(recon::scans(self, 1).map(|scans| (scans, kin)));
         detectors
     }
 }
@@ -186,6 +194,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
     ("changes.toml", include_str!("../../../../deploy/rules/changes.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
+    ("recon.toml", include_str!("../../../../deploy/rules/recon.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -258,6 +267,18 @@ rules! {
     exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
     /// ND-12, odd volume: a service carries more or less than usual at this hour of the week.
     odd_volume: transfers::OddVolume = transfers::ND_12, "ND-12";
+    /// ND-01, vertical scan: many ports of one host in vain.
+    nd_vertical: recon::Vertical = recon::ND_01, "ND-01";
+    /// ND-02, horizontal scan: many hosts in vain on one service.
+    nd_horizontal: recon::Horizontal = recon::ND_02, "ND-02";
+    /// ND-03, block scan: many hosts and services in vain.
+    nd_block: recon::Block = recon::ND_03, "ND-03";
+    /// ND-04, threshold random walk.
+    nd_walk: recon::RandomWalk = recon::ND_04, "ND-04";
+    /// ND-05, low and slow.
+    nd_slow: recon::LowAndSlow = recon::ND_05, "ND-05";
+    /// ND-06, distributed scan.
+    nd_spread: recon::Distributed = recon::ND_06, "ND-06";
 }
 
 #[cfg(test)]
