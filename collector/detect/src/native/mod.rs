@@ -5,6 +5,9 @@
 //! itself (a window slides, a baseline takes in an hour) happens on edges of event time, so that it does not matter how often
 //! [`advance`](crate::Detector::advance) is called.
 //!
-//! `sightings` the rows that become evidence.
+//! `sightings` the rows that become evidence · `table` what is known of each key, of bounded size · `flood` ND-07 to ND-09 · `logons`
+//! ND-17 · `callbacks` ND-28.
 
+pub(crate) mod flood;
 pub(crate) mod sightings;
+pub(crate) mod table;

@@ -6,6 +6,7 @@
 pub mod beacons;
 pub mod common;
 pub mod firsts;
+pub mod floods;
 pub mod scans;
 pub mod series;
 pub mod sessions;
@@ -182,6 +183,7 @@ macro_rules! rules {
 pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
+    ("floods.toml", include_str!("../../../../deploy/rules/floods.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -240,6 +242,12 @@ rules! {
     common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
     /// AZ-26, hosts that vary most: a ranking.
     variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
+    /// ND-07, SYN flood: connections are asked for and not completed.
+    syn_flood: floods::SynFlood = floods::ND_07, "ND-07";
+    /// ND-08, amplification flood: reflectors answer somebody who did not ask.
+    amplification_flood: floods::AmplificationFlood = floods::ND_08, "ND-08";
+    /// ND-09, connection or packet flood.
+    load_flood: floods::LoadFlood = floods::ND_09, "ND-09";
 }
 
 #[cfg(test)]
