@@ -5,9 +5,11 @@
 //! itself (a window slides, a baseline takes in an hour) happens on edges of event time, so that it does not matter how often
 //! [`advance`](crate::Detector::advance) is called.
 //!
-//! `sightings` the rows that become evidence · `table` what is known of each key, of bounded size · `flood` ND-07 to ND-09 · `logons`
+//! `sightings` the rows that become evidence · `table` what is known of each key, of bounded size · `lasting` when a claim is told · `flood` ND-07 to ND-09 · `logons`
 //! ND-17 · `callbacks` ND-28.
 
+pub(crate) mod callbacks;
 pub(crate) mod flood;
+mod lasting;
 pub(crate) mod sightings;
 pub(crate) mod table;

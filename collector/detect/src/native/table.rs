@@ -20,9 +20,14 @@ impl<K, V> Default for Table<K, V> {
 }
 
 impl<K: Copy + Ord + std::hash::Hash, V> Table<K, V> {
-    /// What is known of `key`.
-    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.entries.get_mut(key)
+    /// Takes out what is known of `key`; [`put`](Self::put) brings it back.
+    pub(crate) fn take(&mut self, key: &K) -> Option<V> {
+        self.entries.remove(key)
+    }
+
+    /// Brings back what was [taken](Self::take).
+    pub(crate) fn put(&mut self, key: K, value: V) {
+        self.entries.insert(key, value);
     }
 
     /// Whether something is known of `key`.
@@ -46,8 +51,7 @@ impl<K: Copy + Ord + std::hash::Hash, V> Table<K, V> {
             self.entries.retain(|&key, value| (weight(value), key) > cut);
             state.evicted += surplus as u64;
         }
-        let value = self.entries.entry(key).or_insert_with(fresh);
-        value
+        self.entries.entry(key).or_insert_with(fresh)
     }
 
     /// Keeps only what `keep` says, which may change it.

@@ -4,6 +4,7 @@
 //! that differ. The table at the end of this file is the list of all rules: settings, defaults, catalogue and detectors follow it.
 
 pub mod beacons;
+pub mod callbacks;
 pub mod common;
 pub mod firsts;
 pub mod floods;
@@ -182,6 +183,7 @@ macro_rules! rules {
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
+    ("callbacks.toml", include_str!("../../../../deploy/rules/callbacks.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("floods.toml", include_str!("../../../../deploy/rules/floods.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
@@ -248,6 +250,8 @@ rules! {
     amplification_flood: floods::AmplificationFlood = floods::ND_08, "ND-08";
     /// ND-09, connection or packet flood.
     load_flood: floods::LoadFlood = floods::ND_09, "ND-09";
+    /// ND-28, failed callbacks: one endpoint again and again, and nobody ever answers.
+    failed_callbacks: callbacks::FailedCallbacks = callbacks::ND_28, "ND-28";
 }
 
 #[cfg(test)]

@@ -250,7 +250,9 @@ impl Floods {
             let limits = self.limits(key.protocol, second);
             let minutes = watched.reach(second, &limits);
             let idle = watched.is_idle(second, &limits);
-            self.close(key, watched, &minutes, findings);
+            if let Some(minutes) = minutes {
+                self.close(key, watched, &minutes, findings);
+            }
             floods += usize::from(watched.flood.is_some());
             !idle
         });
@@ -276,8 +278,9 @@ impl Detector for Floods {
         let fresh = || Watched::new(second, is_settled);
         let watched = table.entry(key, self.keys_max, &mut self.state, Watched::weight, fresh);
         let limits = self.limits(key.protocol, second);
-        let minutes = watched.reach(second, &limits);
-        self.close(&key, watched, &minutes, findings);
+        if let Some(minutes) = watched.reach(second, &limits) {
+            self.close(&key, watched, &minutes, findings);
+        }
         match watched.add(&measure, extra, row, &limits) {
             Err(watched::Late) => self.state.late += 1,
             Ok(None) => {}

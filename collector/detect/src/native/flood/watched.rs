@@ -214,10 +214,11 @@ impl Watched {
         })
     }
 
-    /// Time has reached `second`: bins become part of the baseline, and minutes that are over are returned.
-    pub(super) fn reach(&mut self, second: i64, limits: &Limits<'_>) -> Vec<Minute> {
+    /// Time has reached `second`: bins become part of the baseline. When minutes are over, those in which something was counted are
+    /// returned.
+    pub(super) fn reach(&mut self, second: i64, limits: &Limits<'_>) -> Option<Vec<Minute>> {
         if second <= self.newest {
-            return Vec::new();
+            return None;
         }
         let settled = (second - BIN_SETTLES) / BIN;
         self.unlearned = self.unlearned.max(settled - GAP_MAX);
@@ -235,11 +236,11 @@ impl Watched {
         (forgotten..=second).for_each(|second| self.seconds[second.rem_euclid(SECONDS) as usize] = [0; 2]);
         self.newest = second;
         let closed = (second - MINUTE_SETTLES).div_euclid(60);
-        if closed > self.closed { self.close_before(closed, limits) } else { Vec::new() }
+        (closed > self.closed).then(|| self.close_before(closed, limits))
     }
 
     /// Closes the minutes before `closed`, and returns those in which something was counted.
-    pub(super) fn close_before(&mut self, closed: i64, limits: &Limits<'_>) -> Vec<Minute> {
+    fn close_before(&mut self, closed: i64, limits: &Limits<'_>) -> Vec<Minute> {
         let over: Vec<Minute> = self.minutes.extract_if(.., |minute| minute.number < closed).collect();
         let from = self.closed.max(closed - GAP_MAX);
         for number in from..closed {
