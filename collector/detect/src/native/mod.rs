@@ -11,5 +11,6 @@
 pub(crate) mod callbacks;
 pub(crate) mod flood;
 mod lasting;
+pub(crate) mod logons;
 pub(crate) mod sightings;
 pub(crate) mod table;

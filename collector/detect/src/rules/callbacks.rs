@@ -58,8 +58,7 @@ impl Rule for FailedCallbacks {
     }
 
     fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
-        let settings =
-            StormSettings { threshold_failures: self.threshold_failures, sources_max: self.sources_max as usize };
+        let settings = StormSettings { threshold_failures: self.threshold_failures, sources_max: self.sources_max as usize };
         Box::new(Callbacks::new(settings, card, &self.common_settings()))
     }
 }

@@ -8,6 +8,7 @@ pub mod callbacks;
 pub mod common;
 pub mod firsts;
 pub mod floods;
+pub mod logons;
 pub mod scans;
 pub mod series;
 pub mod sessions;
@@ -186,6 +187,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("callbacks.toml", include_str!("../../../../deploy/rules/callbacks.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("floods.toml", include_str!("../../../../deploy/rules/floods.toml")),
+    ("logons.toml", include_str!("../../../../deploy/rules/logons.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -250,6 +252,8 @@ rules! {
     amplification_flood: floods::AmplificationFlood = floods::ND_08, "ND-08";
     /// ND-09, connection or packet flood.
     load_flood: floods::LoadFlood = floods::ND_09, "ND-09";
+    /// ND-17, password guessing: fast, slow, and on many hosts.
+    password_guessing: logons::PasswordGuessing = logons::ND_17, "ND-17";
     /// ND-28, failed callbacks: one endpoint again and again, and nobody ever answers.
     failed_callbacks: callbacks::FailedCallbacks = callbacks::ND_28, "ND-28";
 }

@@ -377,7 +377,8 @@ impl Detector for Callbacks {
             i64,
             (u64, u64, u64, usize, usize),
         );
-        let (conversations, doorkeeper, storms, crowds, began, edge, (late, evicted, refused, keys, held)) = unpack::<Saved>(bytes)?;
+        let (conversations, doorkeeper, storms, crowds, began, edge, (late, evicted, refused, keys, held)) =
+            unpack::<Saved>(bytes)?;
         (self.conversations, self.doorkeeper, self.storms, self.crowds) = (conversations, doorkeeper, storms, crowds);
         (self.began, self.edge) = (began, edge);
         self.state = State { late, evicted, refused, keys, bytes: held, ..self.state.clone() };

@@ -33,7 +33,11 @@ fn thirty_failures_in_ten_minutes_are_a_storm_and_twenty_nine_are_not() {
     let storm = calls("10.0.4.7", OUTSIDE, 0.0, 20.0, 30);
     assert_eq!(told(&storm), ["Crossed 10.0.4.7 > 203.0.113.9 TCP/4444 30", "Closed 10.0.4.7 > 203.0.113.9 TCP/4444 30"]);
     let findings = crate::tests::replay(&only(), &storm).0;
-    assert!(findings[0].sentence.starts_with("10.0.4.7 tried 30 times within 10 minutes to reach 203.0.113.9 on TCP/4444, and nobody"));
+    assert!(
+        findings[0]
+            .sentence
+            .starts_with("10.0.4.7 tried 30 times within 10 minutes to reach 203.0.113.9 on TCP/4444, and nobody")
+    );
     // Every half minute are twenty in ten minutes, however long.
     assert_eq!(told(&calls("10.0.4.7", OUTSIDE, 0.0, 30.0, 1_000)), Vec::<String>::new());
 }
@@ -63,7 +67,8 @@ fn a_scan_a_crowd_and_a_monitoring_server_are_no_storm() {
     assert_eq!(told(&scan), Vec::<String>::new());
     let outside_in = calls("198.51.100.7", "10.0.0.2", 0.0, 1.0, 500);
     assert_eq!(told(&outside_in), Vec::<String>::new(), "that is guessing or scattering, no callback");
-    let crowd: Vec<FlowRecord> = (0..600).map(|i| knock(&format!("10.0.4.{}", i % 20), OUTSIDE, TCP, 443, f64::from(i))).collect();
+    let crowd: Vec<FlowRecord> =
+        (0..600).map(|i| knock(&format!("10.0.4.{}", i % 20), OUTSIDE, TCP, 443, f64::from(i))).collect();
     assert_eq!(told(&crowd), Vec::<String>::new(), "a firewall forbids it, or the service is down for all");
     let prefix = "10.0.4.7/32".parse().expect("a prefix");
     let mut detection = Detection::new(&only(), Mode::Replay).with_roles(Roles::default().with(prefix, Role::Monitor, at(1e6)));
@@ -96,5 +101,8 @@ fn a_storm_is_the_same_after_a_restart_in_the_midst_of_it() {
     assert_eq!(whole.len(), 9, "{whole:?}");
     assert_eq!(all(3), whole);
     assert_eq!(all(300), whole);
-    assert!(whole.iter().all(|finding| finding.first > Timestamp::NONE && finding.evidence.hosts == [OUTSIDE.parse::<Address>().expect("an address")]));
+    assert!(
+        whole.iter().all(|finding| finding.first > Timestamp::NONE
+            && finding.evidence.hosts == [OUTSIDE.parse::<Address>().expect("an address")])
+    );
 }

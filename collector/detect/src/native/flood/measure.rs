@@ -126,9 +126,11 @@ fn opening(row: &Row) -> Option<Measure> {
 fn packets(row: &Row) -> Option<Measure> {
     let measure = Measure { any_port: row.protocol == protocol::UDP, ..towards_destination(row) };
     match row.part {
-        Part::Announcement => {
-            (row.events > 0).then_some(Measure { count: 1, good: u32::from(row.answered && row.protocol == protocol::UDP), ..measure })
-        }
+        Part::Announcement => (row.events > 0).then_some(Measure {
+            count: 1,
+            good: u32::from(row.answered && row.protocol == protocol::UDP),
+            ..measure
+        }),
         Part::Slice => {
             let bulk = row.packets[FORWARD].saturating_sub(u64::from(!row.aggregate));
             // An answered ping is a flood nevertheless; answered datagrams are a conversation.

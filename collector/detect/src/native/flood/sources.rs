@@ -28,7 +28,14 @@ pub(super) struct Sources {
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { buckets: vec![0; BUCKETS], total: 0, rows: 0, scatter: 0.0, named: Vec::with_capacity(NAMED_MAX), has_prefixes: false }
+        Self {
+            buckets: vec![0; BUCKETS],
+            total: 0,
+            rows: 0,
+            scatter: 0.0,
+            named: Vec::with_capacity(NAMED_MAX),
+            has_prefixes: false,
+        }
     }
 }
 
@@ -79,7 +86,8 @@ impl Sources {
 
     /// Those who sent a tenth of it and more, the busiest first, each with its share.
     pub(super) fn busiest(&self) -> Vec<(Address, f64)> {
-        let mut named: Vec<(u128, f64)> = self.named.iter().map(|&(host, count)| (host, count as f64 / self.total as f64)).collect();
+        let mut named: Vec<(u128, f64)> =
+            self.named.iter().map(|&(host, count)| (host, count as f64 / self.total as f64)).collect();
         named.retain(|&(_, share)| share >= 0.1);
         named.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         named.into_iter().map(|(host, share)| (Address(host), share)).collect()

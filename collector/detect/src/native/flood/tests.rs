@@ -71,7 +71,11 @@ fn a_flood_is_told_within_its_third_second_and_says_that_its_sources_are_forged(
     assert_eq!(closed.evidence.failures, Some(20_000));
     assert!(closed.sentence.contains("is sent 2000 SYNs a second on TCP/80"), "{}", closed.sentence);
     assert!(closed.sentence.contains("0 % of the connections are completed"), "{}", closed.sentence);
-    assert!(closed.sentence.contains("scattered (10.0 of 10 bits") && closed.sentence.contains("probably forged"), "{}", closed.sentence);
+    assert!(
+        closed.sentence.contains("scattered (10.0 of 10 bits") && closed.sentence.contains("probably forged"),
+        "{}",
+        closed.sentence
+    );
     assert_eq!(closed.evidence.rows.len(), 20);
 }
 
