@@ -139,6 +139,8 @@ pub struct Row {
     pub aggregate: bool,
     /// How many leading bits of the source count, where it is a prefix and no host.
     pub source_prefix: Option<u8>,
+    /// How many leading bits of the destination count, where it is a prefix and no host.
+    pub destination_prefix: Option<u8>,
     /// The cloud's names around the flow; none for a sensor.
     pub context: Option<Arc<CloudContext>>,
     /// The platform's own traffic (load-balancer probes and the like): no fixed rule counts it.
@@ -192,7 +194,8 @@ impl Row {
             class: sites.class(record.source, record.destination),
             events: if aggregate || is_answering_half(record) { 0 } else { cloud.map_or(1, |cloud| cloud.events.max(1)) },
             aggregate,
-            source_prefix: source_prefix(record),
+            source_prefix: prefix(record, FORWARD),
+            destination_prefix: prefix(record, REVERSE),
             context: cloud.map(|cloud| cloud.context.clone()),
             platform: cloud.is_some_and(|cloud| cloud.context.is_platform()),
         })
@@ -217,10 +220,10 @@ fn is_aggregate(record: &FlowRecord) -> bool {
     record.prefix_lengths != [0; 2]
 }
 
-/// How many bits of an aggregate's source count; none if all do.
-fn source_prefix(record: &FlowRecord) -> Option<u8> {
+/// How many bits of that end of an aggregate count; none if all do.
+fn prefix(record: &FlowRecord, end: usize) -> Option<u8> {
     let all = if record.source.as_v4().is_some() { 32 } else { 128 };
-    Some(record.prefix_lengths[FORWARD]).filter(|&bits| is_aggregate(record) && bits < all)
+    Some(record.prefix_lengths[end]).filter(|&bits| is_aggregate(record) && bits < all)
 }
 
 /// Whether the other direction may be in another record, which the collector has not found.

@@ -37,3 +37,11 @@ pub(crate) fn in_bytes(octets: f64) -> String {
     };
     format!("{:.1} {name}", octets / unit)
 }
+//! `sightings` the rows that become evidence · `table` what is known of each key, of bounded size · `lasting` when a claim is told · `flood` ND-07 to ND-09 · `logons`
+//! ND-17 · `callbacks` ND-28.
+
+pub(crate) mod callbacks;
+pub(crate) mod flood;
+mod lasting;
+pub(crate) mod logons;
+pub(crate) mod table;

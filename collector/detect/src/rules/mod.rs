@@ -9,6 +9,9 @@ pub mod common;
 pub mod firsts;
 pub mod rhythm;
 pub mod recon;
+pub mod callbacks;
+pub mod floods;
+pub mod logons;
 pub mod scans;
 pub mod series;
 pub mod sessions;
@@ -195,6 +198,9 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("changes.toml", include_str!("../../../../deploy/rules/changes.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
     ("recon.toml", include_str!("../../../../deploy/rules/recon.toml")),
+    ("callbacks.toml", include_str!("../../../../deploy/rules/callbacks.toml")),
+    ("floods.toml", include_str!("../../../../deploy/rules/floods.toml")),
+    ("logons.toml", include_str!("../../../../deploy/rules/logons.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -279,6 +285,16 @@ rules! {
     nd_slow: recon::LowAndSlow = recon::ND_05, "ND-05";
     /// ND-06, distributed scan.
     nd_spread: recon::Distributed = recon::ND_06, "ND-06";
+    /// ND-07, SYN flood: connections are asked for and not completed.
+    syn_flood: floods::SynFlood = floods::ND_07, "ND-07";
+    /// ND-08, amplification flood: reflectors answer somebody who did not ask.
+    amplification_flood: floods::AmplificationFlood = floods::ND_08, "ND-08";
+    /// ND-09, connection or packet flood.
+    load_flood: floods::LoadFlood = floods::ND_09, "ND-09";
+    /// ND-17, password guessing: fast, slow, and on many hosts.
+    password_guessing: logons::PasswordGuessing = logons::ND_17, "ND-17";
+    /// ND-28, failed callbacks: one endpoint again and again, and nobody ever answers.
+    failed_callbacks: callbacks::FailedCallbacks = callbacks::ND_28, "ND-28";
 }
 
 #[cfg(test)]
