@@ -50,9 +50,8 @@ use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
 
 pub use finding::{Finding, Stage, Variant};
-pub use roles::{LearnedRole, RoleSettings, Roles};
 pub use native::beacon::rhythm;
-pub use roles::{RoleSettings, Roles};
+pub use roles::{LearnedRole, RoleSettings, Roles};
 pub use row::Row;
 pub use rules::RuleFile;
 pub use sites::{SiteSettings, Sites};

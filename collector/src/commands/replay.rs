@@ -6,8 +6,6 @@ use std::fmt::Write as _;
 use super::findings::Line;
 use crate::alert::incident::Incidents;
 use crate::alert::{Alert, AlertBook, Class, desk};
-use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
-use crate::alert::{Alert, AlertBook, Class};
 use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
 use crate::ingest::recorded::{self, Account, InputArgs};
 

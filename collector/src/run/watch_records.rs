@@ -20,8 +20,6 @@ use crate::alert::file::{self, AlertFile, Settings};
 use crate::alert::mute::{self, MuteFile};
 use crate::alert::terminal::{Colour, Terminal};
 use crate::alert::{Alert, AlertBook, AlertSink, Class, Desk};
-use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
-use crate::alert::{Alert, AlertBook, AlertSink, Class};
 use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
 use crate::health::{Account, HealthSettings, HealthWatch, Verdict};
 use crate::ingest::{ToDetect, stopped};
@@ -94,7 +92,6 @@ impl Watch {
             desk,
             mutes: MuteFile::new(mute::path_beside(&settings.file)),
             roles: Roles::default(),
-            book,
             health: health.enabled.then(|| HealthWatch::new(health)),
             health_book,
             looked: Timestamp::NONE,

@@ -5,18 +5,23 @@
 //! itself (a window slides, a baseline takes in an hour) happens on edges of event time, so that it does not matter how often
 //! [`advance`](crate::Detector::advance) is called.
 //!
-//! `edges` what was not there before, and what is there no more · `sightings` the rows that become evidence.
-
-pub(crate) mod edges;
-//! `beacon` hosts that call out in a rhythm · `exfiltration` hosts that send out more than they do · `volume` services that carry more or
-//! less than at that hour of the week · `sightings` the rows that become evidence.
+//! What they share: `table` what is known of each key, of bounded size · `lasting` when a claim is told · `sightings` the rows that become
+//! evidence.
+//!
+//! The families: [`scan`] ND-01 to ND-06, searches · [`flood`] ND-07 to ND-09 · [`beacon`] ND-10, hosts that call out in a rhythm ·
+//! [`exfiltration`] ND-11 · [`volume`] ND-12, services that carry more or less than at that hour of the week · [`edges`] ND-13 to ND-16,
+//! what was not there before, and what is there no more · [`logons`] ND-17, password guessing · [`callbacks`] ND-28.
 
 pub(crate) mod beacon;
+pub(crate) mod callbacks;
+pub(crate) mod edges;
 pub(crate) mod exfiltration;
-//! [`scan`] ND-01 to ND-06 · `sightings` the rows that become evidence.
-
+pub(crate) mod flood;
+mod lasting;
+pub(crate) mod logons;
 pub(crate) mod scan;
 pub(crate) mod sightings;
+pub(crate) mod table;
 pub(crate) mod volume;
 
 use spanwatch_common::net::Address;
@@ -37,11 +42,3 @@ pub(crate) fn in_bytes(octets: f64) -> String {
     };
     format!("{:.1} {name}", octets / unit)
 }
-//! `sightings` the rows that become evidence · `table` what is known of each key, of bounded size · `lasting` when a claim is told · `flood` ND-07 to ND-09 · `logons`
-//! ND-17 · `callbacks` ND-28.
-
-pub(crate) mod callbacks;
-pub(crate) mod flood;
-mod lasting;
-pub(crate) mod logons;
-pub(crate) mod table;

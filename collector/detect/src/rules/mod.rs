@@ -4,14 +4,14 @@
 //! that differ. The table at the end of this file is the list of all rules: settings, defaults, catalogue and detectors follow it.
 
 pub mod beacons;
+pub mod callbacks;
 pub mod changes;
 pub mod common;
 pub mod firsts;
-pub mod rhythm;
-pub mod recon;
-pub mod callbacks;
 pub mod floods;
 pub mod logons;
+pub mod recon;
+pub mod rhythm;
 pub mod scans;
 pub mod series;
 pub mod sessions;
@@ -195,12 +195,12 @@ macro_rules! rules {
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
+    ("callbacks.toml", include_str!("../../../../deploy/rules/callbacks.toml")),
     ("changes.toml", include_str!("../../../../deploy/rules/changes.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
-    ("recon.toml", include_str!("../../../../deploy/rules/recon.toml")),
-    ("callbacks.toml", include_str!("../../../../deploy/rules/callbacks.toml")),
     ("floods.toml", include_str!("../../../../deploy/rules/floods.toml")),
     ("logons.toml", include_str!("../../../../deploy/rules/logons.toml")),
+    ("recon.toml", include_str!("../../../../deploy/rules/recon.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -259,20 +259,6 @@ rules! {
     common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
     /// AZ-26, hosts that vary most: a ranking.
     variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
-    /// ND-13, lateral movement: administration services opened for the first time.
-    lateral: changes::LateralMovement = changes::ND_13, "ND-13";
-    /// ND-14, new asset: an address that never spoke, or one that changed its device.
-    new_asset: changes::NewAsset = changes::ND_14, "ND-14";
-    /// ND-15, new service: a host answers on a port for the first time.
-    new_service: changes::NewService = changes::ND_15, "ND-15";
-    /// ND-16, silent asset: a host that never paused for long is silent.
-    silent_asset: changes::SilentAsset = changes::ND_16, "ND-16";
-    /// ND-10, beacon in a rhythm with jitter.
-    rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
-    /// ND-11, exfiltration: a host sends out more than it does.
-    exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
-    /// ND-12, odd volume: a service carries more or less than usual at this hour of the week.
-    odd_volume: transfers::OddVolume = transfers::ND_12, "ND-12";
     /// ND-01, vertical scan: many ports of one host in vain.
     nd_vertical: recon::Vertical = recon::ND_01, "ND-01";
     /// ND-02, horizontal scan: many hosts in vain on one service.
@@ -291,6 +277,20 @@ rules! {
     amplification_flood: floods::AmplificationFlood = floods::ND_08, "ND-08";
     /// ND-09, connection or packet flood.
     load_flood: floods::LoadFlood = floods::ND_09, "ND-09";
+    /// ND-10, beacon in a rhythm with jitter.
+    rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
+    /// ND-11, exfiltration: a host sends out more than it does.
+    exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
+    /// ND-12, odd volume: a service carries more or less than usual at this hour of the week.
+    odd_volume: transfers::OddVolume = transfers::ND_12, "ND-12";
+    /// ND-13, lateral movement: administration services opened for the first time.
+    lateral: changes::LateralMovement = changes::ND_13, "ND-13";
+    /// ND-14, new asset: an address that never spoke, or one that changed its device.
+    new_asset: changes::NewAsset = changes::ND_14, "ND-14";
+    /// ND-15, new service: a host answers on a port for the first time.
+    new_service: changes::NewService = changes::ND_15, "ND-15";
+    /// ND-16, silent asset: a host that never paused for long is silent.
+    silent_asset: changes::SilentAsset = changes::ND_16, "ND-16";
     /// ND-17, password guessing: fast, slow, and on many hosts.
     password_guessing: logons::PasswordGuessing = logons::ND_17, "ND-17";
     /// ND-28, failed callbacks: one endpoint again and again, and nobody ever answers.

@@ -84,7 +84,15 @@ impl Scans {
     /// `family` at work; `state` names it.
     pub(crate) fn boxed(family: Family, state: State) -> Box<dyn Detector> {
         let table = Table::new(family.keys_max);
-        Box::new(Self { table, known: Known::new(family.keys_max / 2), told: BTreeSet::new(), closed: 0, forgotten: 0, state, family })
+        Box::new(Self {
+            table,
+            known: Known::new(family.keys_max / 2),
+            told: BTreeSet::new(),
+            closed: 0,
+            forgotten: 0,
+            state,
+            family,
+        })
     }
 
     /// The source was answered.
@@ -110,7 +118,8 @@ impl Scans {
     fn fail(&mut self, row: &Row, target: &Target, findings: &mut Vec<Finding>) {
         let external = is_external(row);
         let key = host_key(row.source);
-        let Some(noted) = self.note(key, row, target, |source| (source.external, source.roles) = (external, row.source_roles)) else {
+        let Some(noted) = self.note(key, row, target, |source| (source.external, source.roles) = (external, row.source_roles))
+        else {
             return;
         };
         let is_told = self.tell(key, row, target, noted, findings);

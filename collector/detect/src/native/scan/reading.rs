@@ -173,7 +173,12 @@ fn lone_acknowledgement(row: &Row) -> Option<Reading> {
         Came::Unreachable
     } else if row.flags[REVERSE] & PROBE_BITS == tcp::RST {
         Came::Refusal
-    } else if row.state == FlowState::End && row.part == Part::Slice && !row.answered && !row.half_heard && row.packets[FORWARD] <= 2 {
+    } else if row.state == FlowState::End
+        && row.part == Part::Slice
+        && !row.answered
+        && !row.half_heard
+        && row.packets[FORWARD] <= 2
+    {
         Came::Nothing
     } else {
         return None;
