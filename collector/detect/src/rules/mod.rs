@@ -21,7 +21,7 @@ use spanwatch_common::settings::{self, SettingsError};
 
 use crate::catalogue::Entry;
 use crate::finding::Variant;
-use crate::{Detector, Mode};
+use crate::{Detector, Mode, SHARDS, Sharding};
 
 pub use common::{Common, Exclude, Mistake, PortRange, Rule, TimeAxis};
 
@@ -124,8 +124,8 @@ impl RuleFile {
         Ok(())
     }
 
-    /// The detectors that the rules switch on, each with its settings as text.
-    pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Box<dyn Detector>, String)> {
+    /// The detectors that the rules switch on, each with its settings as text: one, or its shards where its state can be divided.
+    pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Vec<Box<dyn Detector>>, String)> {
         let mut detectors = Vec::new();
         for variant in [Variant::Exact, Variant::Fixed] {
             for (entry, rule) in self.rules() {
@@ -135,7 +135,14 @@ impl RuleFile {
                     let mut settings = rule.settings();
                     settings.remove("variants");
                     settings.remove("enabled");
-                    detectors.push((rule.detector(common.card(entry, variant), mode), settings.to_string()));
+                    let whole = rule.detector(common.card(entry, variant), mode);
+                    let parts = if whole.sharding() == Sharding::Whole {
+                        vec![whole]
+                    } else {
+                        let share = rule.share(SHARDS);
+                        (0..SHARDS).map(|_| share.detector(common.card(entry, variant), mode)).collect()
+                    };
+                    detectors.push((parts, settings.to_string()));
                 }
             }
         }
