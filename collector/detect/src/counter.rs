@@ -6,6 +6,7 @@
 //!
 //! At `keys_max` keys the quietest are let go and counted; a key that is over the threshold stays.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +22,13 @@ use crate::row::Row;
 use crate::rules::{Common, TimeAxis};
 use crate::snapshot::{Names, RestoreError};
 use crate::windows::Windows;
-use crate::{Detector, Mode, State};
+use crate::{Detector, Interest, Mode, State};
 
 /// Services named in a sentence.
 const NAMED_MAX: usize = 5;
 
 /// Under what a row counts. Parts that a rule does not ask for are zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Key {
     /// The initiator's address.
     pub(crate) source: u128,
@@ -39,6 +40,15 @@ pub(crate) struct Key {
     pub(crate) protocol: u8,
     /// What else the rule tells apart, by a number of its own.
     pub(crate) facet: u8,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { source, destination, port, protocol, facet } = *self;
+        state.write_u128(source);
+        state.write_u128(destination);
+        state.write_u32(u32::from(port) << 16 | u32::from(protocol) << 8 | u32::from(facet));
+    }
 }
 
 impl Key {
@@ -108,6 +118,11 @@ pub(crate) trait Counting: Send + 'static {
     const NAMES_SERVICES: bool;
     /// Whether a finding names hosts that were tried.
     const NAMES_HOSTS: bool;
+
+    /// See [`Detector::interest`].
+    fn interest(&self) -> Interest {
+        Interest::EVERYTHING
+    }
 
     /// Key and count of a row; none if the rule does not look at it.
     fn count(&self, row: &Row) -> Option<(Key, Count)>;
@@ -326,6 +341,10 @@ impl<C: Counting> Detector for Counter<C> {
         while let Some((start, tallies)) = self.windows.pop_first() {
             self.close(start, &tallies, findings);
         }
+    }
+
+    fn interest(&self) -> Interest {
+        self.counting.interest()
     }
 
     fn state(&self) -> &State {

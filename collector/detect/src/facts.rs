@@ -112,6 +112,12 @@ impl Interest {
         Self { all: facts, none: Facts::NONE }
     }
 
+    /// Of these, rows of which all of `facts` are true.
+    #[must_use]
+    pub const fn and(self, facts: Facts) -> Self {
+        Self { all: self.all.and(facts), ..self }
+    }
+
     /// Of these, rows of which none of `facts` is true.
     #[must_use]
     pub const fn but_not(self, facts: Facts) -> Self {

@@ -29,11 +29,13 @@ use spanwatch_common::net::Address;
 use spanwatch_common::text::protocol_name;
 use spanwatch_common::time::Timestamp;
 
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
 use crate::hash::Map;
 use crate::row::{Part, Row};
 use crate::rules::volumes::VolumeDeviation;
 use crate::rules::{Common, Exclude, TimeAxis};
+use crate::scan::ALL_BUT_TAILS;
 use crate::snapshot::{Name, RestoreError, pack, unpack};
 use crate::windows::{REPLAY_ROOM, Windows};
 use crate::{Detector, Mode, State};
@@ -355,6 +357,13 @@ impl Detector for Volume {
     fn finish(&mut self, findings: &mut Vec<Finding>) {
         self.flush(findings);
         self.report_range(findings);
+    }
+
+    fn interest(&self) -> Interest {
+        match self.rule.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::SLICE),
+        }
     }
 
     fn adds_up(&self) -> bool {

@@ -1,6 +1,7 @@
-//! Rows as they come: reproducible, in the order of time.
+//! Rows as they come: reproducible, in the order in which a sensor would send them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction, Origin};
 use spanwatch_common::flow::{FlowEndReason, FlowRecord, FlowState, protocol, tcp};
@@ -56,8 +57,9 @@ impl Mix {
                 Self::Flood => records.push(forged(&mut dice, at)),
             }
         }
+        // As they come: what ends a flow comes when it has ended.
+        records.sort_by_key(FlowRecord::last);
         records.truncate(rows);
-        records.sort_by_key(FlowRecord::first);
         records
     }
 }
@@ -86,7 +88,7 @@ fn outside(number: u64) -> Address {
     Address::from_v4([203, 0, (number >> 8) as u8, number as u8])
 }
 
-/// The rows of one flow: both at once, as far as their order matters here.
+/// The rows of one flow: when it begins, and up to twenty seconds later.
 fn flow(dice: &mut Dice, at: Timestamp, records: &mut Vec<FlowRecord>) {
     let source = inside(dice.skewed(HOSTS));
     let kind = dice.below(100);
@@ -120,7 +122,9 @@ fn flow(dice: &mut Dice, at: Timestamp, records: &mut Vec<FlowRecord>) {
     };
     let packets = 2 + dice.below(20);
     let octets = [packets * 90, if failed { 0 } else { packets * (100 + dice.below(1_200)) }];
+    let over = at.plus(Duration::from_millis(dice.skewed(20_000)));
     let end = FlowRecord {
+        end: [over; 2],
         state: if dice.below(6) == 0 { FlowState::Continue } else { FlowState::End },
         end_reason: FlowEndReason::EndOfFlow,
         packets: [packets, if failed { 0 } else { packets }],

@@ -20,7 +20,7 @@ use crate::row::Row;
 use crate::rules::{Common, TimeAxis};
 use crate::snapshot::{RestoreError, pack, unpack};
 use crate::windows::{REPLAY_ROOM, Windows};
-use crate::{Detector, Mode, State};
+use crate::{Detector, Interest, Mode, State};
 
 /// Cells that weigh more than this are never let go.
 const WEIGHT_MAX: u64 = 1_000;
@@ -38,6 +38,11 @@ pub(crate) trait Rule: Send {
 
     /// When it is judged, and over what.
     fn schedule(&self) -> Schedule;
+
+    /// See [`Detector::interest`].
+    fn interest(&self) -> Interest {
+        Interest::EVERYTHING
+    }
 
     /// The keys under which `row` counts; none if it does not.
     fn keys(&self, row: &Row) -> Self::Keys;
@@ -213,6 +218,10 @@ impl<R: Rule> Detector for Binned<R> {
         let last = self.clock.absorbed.minus(self.open.length()).floor(self.schedule.every).plus(self.schedule.every);
         self.judge_until(last, findings);
         self.rule.conclude(&mut self.past, findings);
+    }
+
+    fn interest(&self) -> Interest {
+        self.rule.interest()
     }
 
     fn adds_up(&self) -> bool {

@@ -23,8 +23,9 @@ use spanwatch_kql::stats;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History};
-use super::{Tally, during, flows, looks_at, mean_and_stdev, robust_z, score};
+use super::{Tally, during, flows, looked_at, looks_at, mean_and_stdev, robust_z, score};
 use crate::card::Card;
+use crate::facts::Interest;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -126,6 +127,10 @@ impl bins::Rule for CommonPort {
     // Judged at the end of every bin.
     fn schedule(&self) -> Schedule {
         Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
+    }
+
+    fn interest(&self) -> Interest {
+        looked_at(self.card.variant)
     }
 
     fn keys(&self, row: &Row) -> Option<u16> {

@@ -26,8 +26,9 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Tally, during, looks_at, score};
+use super::{Tally, during, looked_at, looks_at, score};
 use crate::card::{EXAMPLES_MAX, Least};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
 use crate::hash::Map;
 use crate::ports::PortSet;
@@ -229,6 +230,13 @@ impl bins::Rule for Firsts {
     // Judged at the end of every bin.
     fn schedule(&self) -> Schedule {
         Schedule { every: self.bin, look_back: self.bin + self.memory }
+    }
+
+    fn interest(&self) -> Interest {
+        match self.card.variant {
+            Variant::Exact => looked_at(Variant::Exact),
+            Variant::Fixed => looked_at(Variant::Fixed).but_not(Facts::FAILED),
+        }
     }
 
     fn keys(&self, row: &Row) -> Option<Key> {

@@ -31,8 +31,9 @@ use spanwatch_kql::outliers::Method;
 
 use super::bins::{self, Past, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, keep_top, looks_at, score};
+use super::{Tally, during, keep_top, looked_at, looks_at, score};
 use crate::card::Least;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -179,6 +180,13 @@ impl bins::Rule for Outbound {
     // Judged at the end of every day.
     fn schedule(&self) -> Schedule {
         Schedule { every: DAY, look_back: DAY * self.look_back_days }
+    }
+
+    fn interest(&self) -> Interest {
+        match self.card.variant {
+            Variant::Exact => looked_at(Variant::Exact).but_not(Facts::TO_PRIVATE),
+            Variant::Fixed => looked_at(Variant::Fixed).and(Facts::EXTERNAL),
+        }
     }
 
     fn keys(&self, row: &Row) -> Option<Key> {

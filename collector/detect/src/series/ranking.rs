@@ -18,8 +18,9 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Sums, Tally, during, keep_top, looks_at};
+use super::{Sums, Tally, during, keep_top, looked_at, looks_at};
 use crate::Mode;
+use crate::facts::Interest;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::hash::Map;
 use crate::row::Row;
@@ -131,6 +132,10 @@ impl bins::Rule for Ranking {
     // Judged at the end of every bin.
     fn schedule(&self) -> Schedule {
         Schedule { every: self.bin, look_back: self.bin }
+    }
+
+    fn interest(&self) -> Interest {
+        looked_at(self.card.variant)
     }
 
     fn keys(&self, row: &Row) -> Self::Keys {

@@ -31,8 +31,9 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::History;
-use super::{Tally, during, flows, looks_at, mean_and_stdev, score};
+use super::{Tally, during, flows, looked_at, looks_at, mean_and_stdev, score};
 use crate::card::Card;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -127,6 +128,14 @@ impl bins::Rule for Rates {
     // Judged at the end of every bin.
     fn schedule(&self) -> Schedule {
         Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
+    }
+
+    fn interest(&self) -> Interest {
+        match (self.what, self.card.variant) {
+            (What::Denials, Variant::Exact) => looked_at(Variant::Exact).and(Facts::DENY),
+            (What::Denials, Variant::Fixed) => looked_at(Variant::Fixed).and(Facts::FAILED),
+            (What::Destinations, variant) => looked_at(variant),
+        }
     }
 
     fn keys(&self, row: &Row) -> Option<Key> {
