@@ -324,6 +324,10 @@ impl Detector for Beacon {
         self.days.state()
     }
 
+    fn weigh(&mut self) {
+        self.days.weigh(|contacts| contacts.capacity() * size_of::<Contact>(), 0);
+    }
+
     fn lateness(&self) -> Duration {
         self.days.lateness()
     }

@@ -132,6 +132,11 @@ pub(crate) trait Counting: Send + 'static {
         0
     }
 
+    /// Memory that it takes beside itself, in octets.
+    fn size(_more: &Self::More) -> usize {
+        0
+    }
+
     /// From which count on a key fires.
     fn limit(&self, key: &Key) -> Limit;
 
@@ -189,7 +194,7 @@ impl Told<'_> {
     }
 }
 
-/// What one key did in one window: about 300 bytes, and 16 more for each distinct value up to a thousand, at most 17 KiB more.
+/// What one key did in one window: about 300 bytes, and 20 more for each distinct value up to a thousand, at most 20 KiB more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tally<M> {
     pub(crate) distinct: Card,
@@ -349,6 +354,13 @@ impl<C: Counting> Detector for Counter<C> {
 
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let size = |tally: &Tally<C::More>| {
+            tally.distinct.size() + tally.services.size() + tally.hosts.size() + tally.observers.size() + C::size(&tally.more)
+        };
+        self.windows.weigh(size, 0);
     }
 
     fn lateness(&self) -> Duration {

@@ -25,6 +25,9 @@ const OBSERVERS_MAX: usize = 4_096;
 /// A record that claims to be from further in the future of a stream than this is not believed.
 const FUTURE_MAX: Duration = Duration::from_secs(300);
 
+/// How often, in event time, detectors say what they hold.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// A replay tells the detectors how far event time has come every so many records.
 const REPLAY_STRETCH: u64 = 8_192;
 
@@ -52,6 +55,8 @@ pub struct Detection {
     newest: Timestamp,
     /// Wall time of the last poll.
     polled: Timestamp,
+    /// The minute of event time at which detectors were asked last what they hold.
+    weighed: Timestamp,
     /// Windows were closed because every observer fell silent.
     flushed: bool,
     /// Rows that no detector has seen yet, at most [`WAITING_MAX`].
@@ -122,6 +127,7 @@ impl Detection {
             others: Arc::from("others"),
             newest: Timestamp::NONE,
             polled: Timestamp::NONE,
+            weighed: Timestamp::NONE,
             flushed: false,
             waiting: Batch::default(),
             shown: VecDeque::new(),
@@ -348,6 +354,11 @@ impl Detection {
                 unit.advance(newest);
             }
         });
+        let minute = newest.floor(MINUTE);
+        if minute > self.weighed {
+            self.weighed = minute;
+            self.crew.post(|unit| unit.detector.weigh());
+        }
     }
 
     fn hand_over(&mut self, out: &mut Vec<Finding>) {

@@ -22,7 +22,7 @@ use spanwatch_common::time::Timestamp;
 use crate::card::Card;
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::row::{Part, Row};
 use crate::rules::{Common, Exclude, TimeAxis};
 use crate::scan::{ALL_BUT_TAILS, is_countable};
@@ -282,6 +282,11 @@ impl Detector for FanOut {
 
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let usual = table_bytes(&self.usual);
+        self.windows.weigh(|reached| reached.hosts.size(), usual);
     }
 
     fn lateness(&self) -> Duration {

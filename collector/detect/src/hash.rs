@@ -11,6 +11,13 @@ use std::sync::OnceLock;
 /// A map with the quick hasher.
 pub(crate) type Map<K, V> = HashMap<K, V, Quick>;
 
+/// Memory that the table of `map` takes, in octets, without what its values hold elsewhere.
+pub(crate) fn table_bytes<K, V>(map: &Map<K, V>) -> usize {
+    // Seven of eight places are used at most, and their number is a power of two; each has a control byte.
+    let places = if map.capacity() == 0 { 0 } else { (map.capacity() * 8 / 7).next_power_of_two() };
+    places * (size_of::<(K, V)>() + 1)
+}
+
 /// Makes [`Folded`] hashers, all of a process from the same secret.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quick(u64);

@@ -111,6 +111,9 @@ pub trait Detector: Send {
     /// Account of itself.
     fn state(&self) -> &State;
 
+    /// Brings [`State::bytes`] up to date, if it is not kept so: may look at everything it holds. Called at full minutes of event time.
+    fn weigh(&mut self) {}
+
     /// How long windows stay open after their end.
     fn lateness(&self) -> Duration;
 
@@ -145,8 +148,7 @@ pub struct State {
     pub variant: Variant,
     /// Keys held now, over all open windows.
     pub keys: usize,
-    /// Memory that it holds, in octets, about, as of the last time that windows closed or keys were let go; 0 from a rule that does not
-    /// say.
+    /// Memory that it holds, in octets, about, as of the last full minute; 0 from a rule that does not say.
     pub bytes: usize,
     /// Rows that came after their window had closed.
     pub late: u64,

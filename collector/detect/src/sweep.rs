@@ -120,6 +120,10 @@ impl Counting for PortSweep {
         }
     }
 
+    fn size(answered: &Card) -> usize {
+        answered.size()
+    }
+
     fn note(&self, row: &Row, answered: &mut Card) -> u64 {
         if self.variant == Variant::Fixed && row.contact != Contact::Probe {
             answered.insert(row.destination.0);
@@ -314,6 +318,10 @@ impl Counting for WideScan {
             Variant::Fixed => has_ports(row) && is_probe(row, &self.exclude),
         };
         counts.then(|| (Key::of_source(row), Count::Sum(0)))
+    }
+
+    fn size(ports: &Ports) -> usize {
+        ports.tried.size() + ports.from.size()
     }
 
     fn note(&self, row: &Row, ports: &mut Ports) -> u64 {

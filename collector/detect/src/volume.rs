@@ -31,7 +31,7 @@ use spanwatch_common::time::Timestamp;
 
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::row::{Part, Row};
 use crate::rules::volumes::VolumeDeviation;
 use crate::rules::{Common, Exclude, TimeAxis};
@@ -372,6 +372,11 @@ impl Detector for Volume {
 
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let windows: usize = self.past.values().map(|past| past.windows.capacity() * size_of::<(Timestamp, Cell)>()).sum();
+        self.windows.weigh(|_| 0, table_bytes(&self.past) + windows + table_bytes(&self.machines));
     }
 
     fn lateness(&self) -> Duration {

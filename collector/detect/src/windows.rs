@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spanwatch_common::time::Timestamp;
 
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Mode, State};
 
@@ -194,6 +194,13 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
     /// Keys, and what was lost.
     pub(crate) const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Brings the account of memory up to date: `heap` is what the value of a key holds elsewhere, `beside` what the detector holds beside
+    /// its windows.
+    pub(crate) fn weigh(&mut self, heap: impl Fn(&T) -> usize, beside: usize) {
+        let tables: usize = self.open.iter().map(|(_, keys)| table_bytes(keys)).sum();
+        self.state.bytes = tables + self.values().map(heap).sum::<usize>() + beside;
     }
 
     /// To count what is lost elsewhere.

@@ -266,6 +266,11 @@ impl Least {
     pub fn values(&self) -> &[u128] {
         &self.0
     }
+
+    /// Memory that they take beside themselves, in octets.
+    pub const fn size(&self) -> usize {
+        self.0.capacity() * size_of::<u128>()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

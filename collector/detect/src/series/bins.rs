@@ -61,6 +61,11 @@ pub(crate) trait Rule: Send {
     /// How much would be lost with the cell; the lightest are let go when room is short.
     fn weight(&self, cell: &Self::Cell) -> u64;
 
+    /// Memory that a cell takes beside itself, in octets.
+    fn size(_cell: &Self::Cell) -> usize {
+        0
+    }
+
     /// Takes over a bin that has closed. Bins come in the order of time, their cells in the order of keys.
     fn absorb(&self, past: &mut Self::Past, start: Timestamp, cells: Vec<(Self::Key, Self::Cell)>);
 
@@ -79,6 +84,9 @@ pub(crate) trait Past: Default + Send + Serialize + DeserializeOwned {
 
     /// Keys held.
     fn keys(&self) -> usize;
+
+    /// Memory that it takes beside itself, in octets.
+    fn size(&self) -> usize;
 }
 
 /// When a rule is judged, and over what.
@@ -230,6 +238,11 @@ impl<R: Rule> Detector for Binned<R> {
 
     fn state(&self) -> &State {
         self.open.state()
+    }
+
+    fn weigh(&mut self) {
+        let past = self.past.size();
+        self.open.weigh(R::size, past);
     }
 
     fn lateness(&self) -> Duration {

@@ -30,7 +30,7 @@ use super::{Tally, during, looked_at, looks_at, score};
 use crate::card::{EXAMPLES_MAX, Least};
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::ports::PortSet;
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -116,6 +116,11 @@ impl Past for Memory {
 
     fn keys(&self) -> usize {
         self.seen.len().max(self.last.len())
+    }
+
+    fn size(&self) -> usize {
+        let fresh: usize = self.fresh.iter().map(|(_, sight)| sight.hosts.size()).sum();
+        table_bytes(&self.seen) + table_bytes(&self.last) + self.fresh.capacity() * size_of::<(Key, Sight)>() + fresh
     }
 }
 
@@ -260,6 +265,10 @@ impl bins::Rule for Firsts {
         if !self.destinations {
             cell.hosts.insert(row.destination.0);
         }
+    }
+
+    fn size(cell: &Sight) -> usize {
+        cell.hosts.size()
     }
 
     fn weight(&self, cell: &Sight) -> u64 {

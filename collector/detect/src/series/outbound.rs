@@ -105,6 +105,14 @@ impl Past for Hours {
     fn keys(&self) -> usize {
         self.held.max(self.observers.keys())
     }
+
+    fn size(&self) -> usize {
+        let sent = |sources: &Vec<(Key, Sent)>| {
+            let peers: usize = sources.iter().map(|(_, sent)| sent.peers.size()).sum();
+            sources.capacity() * size_of::<(Key, Sent)>() + peers
+        };
+        self.observers.size() + self.sources.values().map(sent).sum::<usize>()
+    }
 }
 
 impl Outbound {
@@ -213,6 +221,10 @@ impl bins::Rule for Outbound {
         if !row.aggregate {
             cell.peers.insert(row.destination.0);
         }
+    }
+
+    fn size(cell: &Sent) -> usize {
+        cell.peers.size()
     }
 
     fn weight(&self, cell: &Sent) -> u64 {
