@@ -152,13 +152,11 @@ impl Row {
     pub fn of(observer: &Arc<str>, record: &FlowRecord, sites: &Sites, roles: &Roles) -> Option<Self> {
         let at = record.first();
         let cloud = record.cloud.as_deref();
-        let direction = match cloud.map(|cloud| cloud.direction) {
-            None | Some(Direction::Unknown) => sites.direction(record.source, record.destination),
-            Some(direction) => direction,
-        };
         if at <= Timestamp::NONE || record.is_layer2() {
             return None;
         }
+        let (class, direction) = sites.place(record.source, record.destination);
+        let said = cloud.map(|cloud| cloud.direction).filter(|said| *said != Direction::Unknown);
         let (contact, outcome) = judge(record);
         let population = u64::from(record.sampling_population.max(1));
         let aggregate = is_aggregate(record);
@@ -190,8 +188,8 @@ impl Row {
             contact,
             outcome,
             action: cloud.map_or(Action::Unknown, |cloud| cloud.action),
-            direction,
-            class: sites.class(record.source, record.destination),
+            direction: said.unwrap_or(direction),
+            class,
             events: if aggregate || is_answering_half(record) { 0 } else { cloud.map_or(1, |cloud| cloud.events.max(1)) },
             aggregate,
             source_prefix: prefix(record, FORWARD),

@@ -74,6 +74,11 @@ impl Names {
         }
     }
 
+    /// Memory that they take beside themselves, in octets.
+    pub(crate) const fn size(&self) -> usize {
+        self.0.capacity() * size_of::<Arc<str>>()
+    }
+
     pub(crate) fn to_strings(&self) -> Vec<String> {
         self.0.iter().map(ToString::to_string).collect()
     }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction};
+use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction, Origin};
 use spanwatch_common::flow::{FORWARD, FlowEndReason, FlowRecord, FlowState, REVERSE, protocol, tcp};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;

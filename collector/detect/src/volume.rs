@@ -29,11 +29,13 @@ use spanwatch_common::net::Address;
 use spanwatch_common::text::protocol_name;
 use spanwatch_common::time::Timestamp;
 
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::row::{Part, Row};
 use crate::rules::volumes::VolumeDeviation;
 use crate::rules::{Common, Exclude, TimeAxis};
+use crate::scan::ALL_BUT_TAILS;
 use crate::snapshot::{Name, RestoreError, pack, unpack};
 use crate::windows::{REPLAY_ROOM, Windows};
 use crate::{Detector, Mode, State};
@@ -357,12 +359,24 @@ impl Detector for Volume {
         self.report_range(findings);
     }
 
+    fn interest(&self) -> Interest {
+        match self.rule.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::SLICE),
+        }
+    }
+
     fn adds_up(&self) -> bool {
         self.rule.variant == Variant::Fixed
     }
 
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let windows: usize = self.past.values().map(|past| past.windows.capacity() * size_of::<(Timestamp, Cell)>()).sum();
+        self.windows.weigh(|_| 0, table_bytes(&self.past) + windows + table_bytes(&self.machines));
     }
 
     fn lateness(&self) -> Duration {

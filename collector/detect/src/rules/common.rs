@@ -57,6 +57,9 @@ pub trait Rule: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The same rule with room for one in `of` of its keys: for one shard of its detector.
+    fn share(&self, of: usize) -> Box<dyn Rule>;
+
     /// The rule at work in one of its forms, alone.
     fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector>;
 }
@@ -422,6 +425,10 @@ macro_rules! native_parts {
         fn settings(&self) -> toml::Table {
             toml::Table::try_from(self).unwrap_or_default()
         }
+
+        fn share(&self, of: usize) -> Box<dyn $crate::rules::common::Rule> {
+            Box::new(Self { keys_max: self.keys_max.div_ceil(of), ..self.clone() })
+        }
     };
 }
 
@@ -438,6 +445,10 @@ macro_rules! shared_parts {
 
         fn settings(&self) -> toml::Table {
             toml::Table::try_from(self).unwrap_or_default()
+        }
+
+        fn share(&self, of: usize) -> Box<dyn $crate::rules::common::Rule> {
+            Box::new(Self { keys_max: self.keys_max.div_ceil(of), ..self.clone() })
         }
     };
 }

@@ -28,7 +28,7 @@ use spanwatch_common::settings::{self, SettingsError};
 
 use crate::catalogue::Entry;
 use crate::finding::Variant;
-use crate::{Detector, Mode};
+use crate::{Detector, Mode, SHARDS, Sharding};
 
 pub use common::{Common, Exclude, Mistake, PortRange, Rule, TimeAxis};
 
@@ -131,8 +131,8 @@ impl RuleFile {
         Ok(())
     }
 
-    /// The detectors that the rules switch on, each with its settings as text.
-    pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Box<dyn Detector>, String)> {
+    /// The detectors that the rules switch on, each with its settings as text: one, or its shards where its state can be divided.
+    pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Vec<Box<dyn Detector>>, String)> {
         let mut detectors = Vec::new();
         // What kin are set to stands together, so that a change of one starts all of them anew.
         let mut kin = String::new();
@@ -148,11 +148,21 @@ impl RuleFile {
                         kin.push_str(&format!("[{}]\n{settings}", entry.id));
                         continue;
                     }
-                    detectors.push((rule.detector(common.card(entry, variant), mode), settings.to_string()));
+                    let whole = rule.detector(common.card(entry, variant), mode);
+                    let parts = if whole.sharding() == Sharding::Whole {
+                        vec![whole]
+                    } else {
+                        let share = rule.share(SHARDS);
+                        (0..SHARDS).map(|_| share.detector(common.card(entry, variant), mode)).collect()
+                    };
+                    detectors.push((parts, settings.to_string()));
                 }
             }
         }
-        detectors.extend(recon::scans(self, 1).map(|scans| (scans, kin)));
+        let scans: Vec<Box<dyn Detector>> = (0..SHARDS).filter_map(|_| recon::scans(self, SHARDS)).collect();
+        if !scans.is_empty() {
+            detectors.push((scans, kin));
+        }
         detectors
     }
 }
