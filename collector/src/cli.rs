@@ -24,7 +24,7 @@ const EXIT_CONFIG: u8 = 78;
 
 /// Receives flow records from sensors, keeps them, and raises alerts about scans and odd volumes.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `alerts explain` finds another number, 78 bad configuration.
 #[derive(Debug, Parser)]
 #[command(name = "spanwatch-collector", version)]
 pub struct CommandLine {
@@ -55,7 +55,7 @@ enum Command {
     /// Over sensors' and Azure's records alike. Of what two observers both saw, one counts, hour by hour: the one that has octets before
     /// one that has none, then the inbound side, then the one with most octets.
     Report(ReportArgs),
-    /// Show alerts: the newest state of each, oldest first.
+    /// Show alerts: the newest state of each, oldest first; explain one, mute some.
     Alerts(AlertsArgs),
     /// Run recorded flows through the detectors and print what they find.
     ///
@@ -109,7 +109,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Doctor => return doctor::run(&Config::load(path)?),
         Command::Query(args) => runtime()?.block_on(query::run(&args, &Config::load(path)?))?,
         Command::Report(args) => runtime()?.block_on(report::run(&args, &Config::load(path)?, crate::run::clock()))?,
-        Command::Alerts(args) => alerts::run(&args, &Config::load(path)?.alerts.file)?,
+        Command::Alerts(args) => return alerts::run(&args, &Config::load(path)?),
         Command::Pki(args) => pki::run(&args, path)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -58,6 +58,14 @@ pub struct DetectVitals {
     pub alerts_lost: u64,
     /// Alerts that are open now.
     pub alerts_open: u64,
+    /// Those of them that are muted.
+    pub alerts_muted: u64,
+    /// Incidents that are open now.
+    pub incidents_open: u64,
+    /// Lines that were recorded and told nobody: muted, or beyond a rule's budget.
+    pub alerts_quiet: u64,
+    /// Why the mutes could not be read again. Those read before hold.
+    pub mutes_error: Option<String>,
     /// Alerts forgotten because there were too many.
     pub alerts_forgotten: u64,
     /// When the rules in force were read.
@@ -261,6 +269,7 @@ impl Vitals {
             ("detect_findings_total", "Findings told.", counters.findings),
             ("alert_events_total", "Alerts raised, updated or closed.", vitals.alert_events),
             ("alerts_lost_total", "Alert events that could not be written.", vitals.alerts_lost),
+            ("alerts_quiet_total", "Alert events for the record only: muted, or beyond the budget of their rule.", vitals.alerts_quiet),
             ("alerts_forgotten_total", "Alerts forgotten because there were too many.", vitals.alerts_forgotten),
         ];
         for (name, help, value) in values {
@@ -269,6 +278,10 @@ impl Vitals {
         }
         page.metric("alerts_open", "gauge", "Alerts that are open now.");
         page.value("alerts_open", "", vitals.alerts_open);
+        page.metric("alerts_muted", "gauge", "Alerts that are open and muted now.");
+        page.value("alerts_muted", "", vitals.alerts_muted);
+        page.metric("incidents_open", "gauge", "Incidents that are open now.");
+        page.value("incidents_open", "", vitals.incidents_open);
         let gauges = [
             ("rules_loaded_at_seconds", "When the rules in force were read (Unix time).", secs(vitals.rules_loaded_at)),
             (
@@ -348,6 +361,9 @@ pub fn router(vitals: Arc<Vitals>) -> axum::Router {
             None => "ok\n".to_owned(),
             Some(error) => format!("ok, but with the rules of before: {error}\n"),
         };
+        if let Some(error) = vitals.detect().mutes_error.clone() {
+            let _ = writeln!(text, "ok, but {error}"); // writing to a String cannot fail
+        }
         // Neither is a container that cannot be read: sensors are heard all the same.
         for (container, azure) in vitals.containers() {
             if let Some(trouble) = azure.trouble {

@@ -11,6 +11,7 @@
 
 mod checkpoint;
 mod keep;
+mod outlet;
 #[cfg(test)]
 mod tests;
 mod watch_records;
