@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 use spanwatch_kql::Compat;
 
+use crate::alert::deliver::{DeliverySettings, OutputSettings};
 use crate::alert::file::Settings as AlertSettings;
 use crate::detect::{RuleFile, SiteSettings, Sites};
 use crate::health::HealthSettings;
@@ -35,6 +36,8 @@ pub struct Config {
     pub health: HealthSettings,
     /// Where alerts go.
     pub alerts: AlertSettings,
+    /// How alerts wait for the outputs.
+    pub delivery: DeliverySettings,
     /// The collector's own numbers.
     pub metrics: MetricsSettings<9478>,
     /// Where addresses belong. Without any, all private space is one site.
@@ -43,6 +46,9 @@ pub struct Config {
     /// Containers with Azure's flow logs that a running collector follows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub azure: Vec<AzureSettings>,
+    /// Where alerts go besides the alert file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputSettings>,
 }
 
 /// Section `[pki]`.
@@ -136,6 +142,7 @@ impl Config {
             ("detect", config.detect.check()),
             ("health", config.health.check()),
             ("alerts", config.alerts.check()),
+            ("delivery", config.delivery.check()),
             ("metrics", config.metrics.check()),
         ];
         for (section, result) in sections {
@@ -151,6 +158,15 @@ impl Config {
             if config.azure.iter().take(number).any(|other| other.name == azure.name) {
                 let sentence = format!("two containers are named {:?}; how far each was read is kept by its name", azure.name);
                 return Err(settings::mistake(path, text, "azure.name", sentence));
+            }
+        }
+        for (number, output) in config.outputs.iter().enumerate() {
+            if let Err((key, sentence)) = output.check() {
+                return Err(settings::mistake(path, text, &format!("outputs.{key}"), sentence));
+            }
+            if config.outputs.iter().take(number).any(|other| other.name == output.name) {
+                let sentence = format!("two outputs are named {:?}; what each has got is kept by its name", output.name);
+                return Err(settings::mistake(path, text, "outputs.name", sentence));
             }
         }
         Sites::new(&config.sites).map_err(|sentence| settings::mistake(path, text, "sites", sentence))?;

@@ -122,7 +122,7 @@ impl AlertSink for AlertFile {
 }
 
 /// The file and its length; ends a torn last line.
-fn open_for_appending(path: &Path) -> io::Result<(File, u64)> {
+pub(crate) fn open_for_appending(path: &Path) -> io::Result<(File, u64)> {
     let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
     let mut len = file.metadata()?.len();
     if len > 0 {
