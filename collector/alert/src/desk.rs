@@ -113,8 +113,9 @@ impl Desk {
         let memory: Memory = rmp_serde::from_slice(snapshot)?;
         let mut book = AlertBook::new(Class::Detection, self.book.alerts_max());
         book.resume(&memory.book)?;
-        self.budget.resume(memory.budget)?;
-        self.book = book;
+        let mut budget = self.budget.clone();
+        budget.resume(memory.budget)?;
+        (self.book, self.budget) = (book, budget);
         self.incidents = Incidents::from_saved(memory.incidents);
         self.conditions = Conditions::from_saved(memory.conditions);
         self.detected = written.into_iter().map(|alert| (alert.id.clone(), alert.detected)).collect();

@@ -10,6 +10,7 @@
 //! * [`incident`] — alerts that belong together, along the tactics of [`attack`]; [`story`] tells it in a sentence
 //! * [`desk`] — all of these joined
 //! * [`file`], [`terminal`] — where lines go
+//! * [`deliver`] — and where else, in the words of others
 
 #![forbid(unsafe_code)]
 

@@ -77,5 +77,5 @@ fn an_output_gets_what_it_asks_for() {
     let muted = serde_json::json!({ "owner": "ops", "until": "2026-12-01T00:00:00.000000000Z", "reason": "scanner" });
     let muted = Alert { muted: serde_json::from_value(muted).unwrap(), ..alert };
     assert!(!OutputSettings::default().wants(&muted));
-    assert!(OutputSettings { include_muted: true, ..OutputSettings::default() }.wants(&muted));
+    assert!(OutputSettings { include_quiet: true, ..OutputSettings::default() }.wants(&muted));
 }

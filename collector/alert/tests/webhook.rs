@@ -9,6 +9,7 @@ use std::path::Path;
 
 use ring::hmac;
 use spanwatch_alert::Alert;
+use spanwatch_alert::deliver::format::Format;
 use spanwatch_alert::deliver::settings::{Body, Kind};
 use spanwatch_alert::deliver::{Outbox, OutputSettings, test};
 use support::{AS_USUAL, Receiver, Running, SILENCE, Seen, alert, delivery, ids, once, until};
@@ -200,4 +201,35 @@ async fn a_test_says_what_the_receiver_says() {
     let nobody = OutputSettings { token_file: "/nonexistent/token".into(), ..output };
     let said = test(&nobody).await.unwrap_err();
     assert!(said.starts_with("read /nonexistent/token: No such file"), "{said}");
+}
+
+#[tokio::test]
+async fn findings_travel_with_their_evidence_where_that_is_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(&[], |_| None).await;
+    let output = OutputSettings { format: Format::Ocsf, network_activity: true, ..webhook(receiver.url("/")) };
+    assert_eq!(output.check(), Ok(()));
+    let running = Running::start(directory.path(), &[output]);
+    let scan: Alert = serde_json::from_str(include_str!("golden/scan/alert.json")).unwrap();
+    running.outbox.put(&scan).unwrap();
+    running.drained().await;
+    let sent: Vec<serde_json::Value> = serde_json::from_str(&receiver.seen()[0].body).unwrap();
+    assert_eq!(sent.iter().map(|event| event["type_uid"].as_u64().unwrap()).collect::<Vec<_>>(), [200_401, 400_104, 400_105]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_alert_that_the_disk_refuses_stays_with_the_caller() {
+    let directory = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(&[], |_| None).await;
+    let inner = directory.path().join("outbox");
+    let running = Running::start(&inner, &[webhook(receiver.url("/"))]);
+    fs::remove_dir_all(&inner).unwrap();
+    assert!(running.outbox.put(&alert(0)).is_err());
+    assert_eq!(running.outbox.status()[0].waiting, 0);
+    fs::create_dir(&inner).unwrap();
+    running.put(0..3);
+    running.drained().await;
+    assert_eq!(receiver.taken(), ids(0..3));
+    running.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The loop that owns the detectors and the alerts.
 //!
-//! Findings become lines at the [desk](Desk). Every line goes to the alert file; those that are not quiet also to the terminal.
+//! Findings become lines at the [desk](Desk). Every line goes to the journal of the
+//! outputs, which take what they want of it, and to the alert file; those that are not quiet also to the terminal.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -16,12 +17,14 @@ use tokio::time::MissedTickBehavior;
 
 use super::clock;
 use super::outlet::Outlet;
-use crate::alert::file::{self, AlertFile, Settings};
+use crate::alert::deliver::Outbox;
+use crate::alert::file::{self, AlertFile};
 use crate::alert::mute::{self, MuteFile};
 use crate::alert::terminal::{Colour, Terminal};
 use crate::alert::{Alert, AlertBook, AlertSink, Class, Desk};
+use crate::config::Config;
 use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
-use crate::health::{Account, HealthSettings, HealthWatch, Verdict};
+use crate::health::{Account, HealthWatch, Verdict};
 use crate::ingest::{ToDetect, stopped};
 use crate::metrics::Vitals;
 
@@ -35,6 +38,8 @@ pub(super) struct Watch {
     sites: Sites,
     /// Those that are given; what was learned is with the detectors.
     roles: Roles,
+    /// On how many threads the detectors work.
+    threads: usize,
     detection: Detection,
     desk: Desk,
     /// What is muted, as `alerts mute` leaves it.
@@ -66,7 +71,9 @@ struct Memory {
 
 impl Watch {
     /// Opens the alert file and takes over the alerts that are open in it.
-    pub(super) fn new(rules: &RuleFile, sites: Sites, settings: &Settings, health: &HealthSettings) -> anyhow::Result<Self> {
+    pub(super) fn new(rules: &RuleFile, config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<Self> {
+        let (settings, health) = (&config.alerts, &config.health);
+        let (sites, roles) = (config.sites()?, config.roles()?);
         let trouble = || {
             format!(
                 "cannot use the alert file {} (is `alerts.file` right, and may this user write there?)",
@@ -87,26 +94,27 @@ impl Watch {
         let stdout = std::io::stdout();
         let colour = Colour::wanted(&stdout);
         Ok(Self {
-            detection: Detection::new(rules, Mode::Stream).with_sites(sites.clone()),
+            detection: Detection::new(rules, Mode::Stream)
+                .with_sites(sites.clone())
+                .with_roles(roles.clone())
+                .with_threads(config.detect.threads),
             sites,
             desk,
             mutes: MuteFile::new(mute::path_beside(&settings.file)),
-            roles: Roles::default(),
+            roles,
+            threads: config.detect.threads,
             health: health.enabled.then(|| HealthWatch::new(health)),
             health_book,
             looked: Timestamp::NONE,
-            outlets: vec![Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?, |_| true)],
+            outlets: vec![
+                Outlet::new("the journal of the outputs", Arc::clone(outbox), |line| line.storm.is_none()),
+                Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?, |_| true),
+            ],
             terminal: Box::new(Terminal::new(stdout, colour)),
             written: told.alerts.into_iter().map(|alert| (alert.id.clone(), alert)).collect(),
             lines: Vec::new(),
             findings: Vec::new(),
         })
-    }
-
-    /// The same, with the roles that the operator gave.
-    #[must_use]
-    pub(super) fn with_roles(self, roles: Roles) -> Self {
-        Self { detection: self.detection.with_roles(roles.clone()), roles, ..self }
     }
 
     /// Goes on from a snapshot that an earlier run made. Rules whose settings have changed since start anew, and are named.
@@ -180,7 +188,7 @@ impl Watch {
     /// Puts new rules into force. Those whose settings are the same keep what they have learned.
     fn reload(&mut self, rules: &RuleFile, vitals: &Vitals) {
         self.tell(vitals);
-        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone()).with_roles(self.roles.clone());
+        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone()).with_roles(self.roles.clone()).with_threads(self.threads);
         let mut detection = fresh();
         match detection.restore(&self.detection.snapshot()) {
             Ok(anew) if anew.is_empty() => tracing::info!("rules read again: all go on"),

@@ -378,8 +378,8 @@ mod tests {
         let path = journal.path(1);
         drop(journal);
         let whole = fs::read(&path).unwrap();
-        // Every length in the last entry and the segment's head, and some between.
-        for len in (0..16).chain((16..1_020).step_by(50)).chain(1_020..whole.len()) {
+        // Every length in the segment's head, in the head of the last entry and at its end; some between.
+        for len in (0..9).chain((16..1_020).step_by(200)).chain(1_020..1_040).chain(whole.len() - 5..whole.len()) {
             fs::write(&path, &whole[..len]).unwrap();
             let mut journal = open(directory.path());
             let kept = (len.saturating_sub(8) / 510) as u64;

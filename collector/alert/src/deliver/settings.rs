@@ -114,8 +114,8 @@ pub struct OutputSettings {
     pub states: BTreeSet<AlertState>,
     /// Rules that are told, such as `ND-01`; a `*` at the end stands for anything. Empty for all.
     pub rules: Vec<String>,
-    /// Whether muted alerts are told too.
-    pub include_muted: bool,
+    /// Whether alerts are told that are for the record only: muted ones, and those for which a storm speaks.
+    pub include_quiet: bool,
 
     /// `file`: the file. It is appended to, and made anew when it was renamed or removed, as logrotate does.
     pub path: PathBuf,
@@ -190,7 +190,7 @@ impl Default for OutputSettings {
             classes: [Class::Detection, Class::Incident, Class::Storm, Class::Health].into(),
             states: [AlertState::Open, AlertState::Updated, AlertState::Closed].into(),
             rules: Vec::new(),
-            include_muted: false,
+            include_quiet: false,
             path: PathBuf::new(),
             address: String::new(),
             transport: Transport::Tcp,
@@ -317,7 +317,7 @@ impl OutputSettings {
             && self.classes.contains(&alert.class)
             && self.states.contains(&alert.state)
             && (self.rules.is_empty() || self.rules.iter().any(named))
-            && (self.include_muted || alert.muted.is_none())
+            && (self.include_quiet || !alert.is_quiet())
     }
 
     /// Longest syslog message, in bytes.

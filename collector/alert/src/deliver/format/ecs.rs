@@ -1,5 +1,7 @@
 //! Elastic Common Schema 8.17: one document with `event.kind: alert`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::map::{self, MAP, Value};
@@ -45,30 +47,31 @@ pub fn object(alert: &Alert) -> Json {
 
 /// Techniques and their sub-techniques stand in lists of their own; a sub-technique's parent is among the techniques.
 fn threat(alert: &Alert, root: &mut Map<String, Json>) {
-    let tactics = attack::tactics_of(alert);
-    let mut parents: Vec<&str> = Vec::new();
+    let mut tactics: Vec<(&str, String)> = Vec::new();
+    for tactic in attack::tactics_of(alert) {
+        // An alert may name techniques of both matrices.
+        let serving = alert.attack.iter().filter(|id| !attack::served(&[tactic], id).is_empty());
+        let ids: BTreeSet<&str> = serving.map(|id| attack::tactic_id(tactic, id)).collect();
+        let ids = if ids.is_empty() { [attack::tactic_id(tactic, "")].into() } else { ids };
+        tactics.extend(ids.into_iter().map(|id| (id, tactic.name().to_owned())));
+    }
+    // Lists run side by side: a technique without a known name stands with its identifier.
+    let named = |id: &'_ str| attack::name(id).unwrap_or(id).to_owned();
+    let mut techniques: Vec<(&str, String)> = Vec::new();
     for id in &alert.attack {
         let parent = id.split_once('.').map_or(&**id, |(parent, _)| parent);
-        if !parents.contains(&parent) {
-            parents.push(parent);
+        if techniques.iter().all(|(id, _)| *id != parent) {
+            techniques.push((parent, named(parent)));
         }
     }
-    let subs: Vec<&str> = alert.attack.iter().map(String::as_str).filter(|id| id.contains('.')).collect();
-    let mut list = |path: &str, ids: &[&str], names: Vec<String>| {
-        if !ids.is_empty() {
-            set(root, "threat.framework", "MITRE ATT&CK");
-            set(root, &format!("{path}.id"), json!(ids));
-            set(root, &format!("{path}.name"), json!(names));
-        }
-    };
-    // Lists run side by side: a technique without a known name stands with its identifier.
-    let names = |ids: &[&'_ str]| {
-        ids.iter().map(|id| attack::technique(id).map_or_else(|| (*id).to_owned(), |known| known.name.to_owned())).collect()
-    };
-    let tactic_ids: Vec<&str> = tactics.iter().map(|tactic| tactic.id).collect();
-    list("threat.tactic", &tactic_ids, tactics.iter().map(|tactic| tactic.name.to_owned()).collect());
-    list("threat.technique", &parents, names(&parents));
-    list("threat.technique.subtechnique", &subs, names(&subs));
+    let subs = alert.attack.iter().filter(|id| id.contains('.')).map(|id| (&**id, named(id))).collect();
+    let lists = [("threat.tactic", tactics), ("threat.technique", techniques), ("threat.technique.subtechnique", subs)];
+    for (path, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        let (ids, names): (Vec<&str>, Vec<String>) = list.into_iter().unzip();
+        set(root, "threat.framework", "MITRE ATT&CK");
+        set(root, &format!("{path}.id"), json!(ids));
+        set(root, &format!("{path}.name"), json!(names));
+    }
 }
 
 fn written(value: Value) -> Json {

@@ -97,7 +97,7 @@ pub static MAP: [Field; 33] = [
     field("evidence.failures",   ["cn1 failures",               "unmapped.failures",            "spanwatch.evidence.failures",  "AdditionalFields.Failures"],          |a| a.evidence.failures.map_or(Value::Absent, Value::Count)),
     field("evidence.observers",  ["dvchost",                    "metadata.loggers",             "observer.name",                "DvcHostname"],                        |a| a.evidence.observers.first().cloned().into()),
     field("attack",              ["cs1 attackTechniques",       "finding_info.attacks",         "threat.technique",             "AttackTechniques"],                   |a| joined(a.attack.iter().map(|id| attack::label(id)))),
-    field("tactics",             ["cs2 attackTactics",          "finding_info.attacks",         "threat.tactic",                "AttackTactics"],                      |a| joined(attack::tactics_of(a).iter().map(|tactic| tactic.name.to_owned()))),
+    field("tactics",             ["cs2 attackTactics",          "finding_info.attacks",         "threat.tactic",                "AttackTactics"],                      |a| joined(attack::tactics_of(a).iter().map(|tactic| tactic.name().to_owned()))),
     field("incident",            ["cs3 incident",               "metadata.correlation_uid",     "spanwatch.incident",           "AdditionalFields.Incident"],          |a| a.incident.clone().into()),
 ];
 

@@ -158,31 +158,25 @@ fn written(value: Value) -> Json {
 
 /// One object for each technique and tactic that it serves; if the alert names tactics, only for those.
 fn attacks(alert: &Alert) -> Vec<Json> {
-    let wanted = attack::tactics_of(alert);
+    let tactics = attack::tactics_of(alert);
+    let own = |id: &str| attack::name(id).map_or_else(|| json!({ "uid": id }), |name| json!({ "uid": id, "name": name }));
     let mut attacks = Vec::new();
     for id in &alert.attack {
-        let known = attack::technique(id);
-        let mut one = Map::new();
-        set(&mut one, "version", attack::VERSION);
-        let own = |id: &str| {
-            let name = attack::technique(id).map(|technique| technique.name);
-            name.map_or_else(|| json!({ "uid": id }), |name| json!({ "uid": id, "name": name }))
-        };
+        let mut one = json!({ "version": attack::VERSION });
         match id.split_once('.') {
             Some((parent, _)) => {
-                set(&mut one, "technique", own(parent));
-                set(&mut one, "sub_technique", own(id));
+                one["technique"] = own(parent);
+                one["sub_technique"] = own(id);
             }
-            None => set(&mut one, "technique", own(id)),
+            None => one["technique"] = own(id),
         }
-        let served = wanted.iter().filter(|tactic| known.is_some_and(|known| known.tactics.contains(&tactic.id)));
-        let mut served = served.peekable();
-        if served.peek().is_none() {
-            attacks.push(Json::Object(one.clone()));
+        let served = attack::served(&tactics, id);
+        if served.is_empty() {
+            attacks.push(one.clone());
         }
         for tactic in served {
-            set(&mut one, "tactic", json!({ "uid": tactic.id, "name": tactic.name }));
-            attacks.push(Json::Object(one.clone()));
+            one["tactic"] = json!({ "uid": attack::tactic_id(tactic, id), "name": tactic.name() });
+            attacks.push(one.clone());
         }
     }
     attacks
