@@ -287,14 +287,7 @@ impl Port {
     }
 
     /// Compares the latest look with the one that was judged last.
-    fn judge(
-        &mut self,
-        sensor: &str,
-        cards: &[Arc<RuleCard>; KINDS],
-        after: u32,
-        out: &mut Vec<Verdict>,
-        news: &mut Vec<News>,
-    ) {
+    fn judge(&mut self, sensor: &str, cards: &[Arc<RuleCard>; KINDS], after: u32, out: &mut Vec<Verdict>, news: &mut Vec<News>) {
         let (before, now) = (self.judged, self.latest);
         self.judged = now;
         let over = now.at.since(before.at);
@@ -352,10 +345,8 @@ fn doubts(delta: &Health, symptoms: &[Symptom]) -> [(Weakness, Option<(f64, Stri
         (lost, says)
     });
     let one_way = (delta.tcp_flows >= judge::TCP_FLOWS_MIN && one_sided > ONE_SIDED_GRAVE).then(|| {
-        let says = format!(
-            "saw one side only of {} % of TCP flows: what was answered may look unanswered.",
-            round2(100.0 * one_sided)
-        );
+        let says =
+            format!("saw one side only of {} % of TCP flows: what was answered may look unanswered.", round2(100.0 * one_sided));
         (one_sided, says)
     });
     let is_blind = |symptom: &Symptom| matches!(symptom.kind, SymptomKind::NoTraffic | SymptomKind::GroupOnly);

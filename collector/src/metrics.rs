@@ -269,7 +269,11 @@ impl Vitals {
             ("detect_findings_total", "Findings told.", counters.findings),
             ("alert_events_total", "Alerts raised, updated or closed.", vitals.alert_events),
             ("alerts_lost_total", "Alert events that could not be written.", vitals.alerts_lost),
-            ("alerts_quiet_total", "Alert events for the record only: muted, or beyond the budget of their rule.", vitals.alerts_quiet),
+            (
+                "alerts_quiet_total",
+                "Alert events for the record only: muted, or beyond the budget of their rule.",
+                vitals.alerts_quiet,
+            ),
             ("alerts_forgotten_total", "Alerts forgotten because there were too many.", vitals.alerts_forgotten),
         ];
         for (name, help, value) in values {

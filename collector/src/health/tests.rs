@@ -117,7 +117,10 @@ fn what_a_port_did_not_see_makes_findings_doubtful_for_as_long() {
     let mut conditions = Conditions::default();
     let mut known = |plant: &mut Plant| {
         plant.watch.conditions(&mut conditions);
-        conditions.all().map(|held| (held.weakness, held.share, held.from.as_nanos() / 1_000_000_000 - START, held.until)).collect::<Vec<_>>()
+        conditions
+            .all()
+            .map(|held| (held.weakness, held.share, held.from.as_nanos() / 1_000_000_000 - START, held.until))
+            .collect::<Vec<_>>()
     };
     plant.account(&well());
     let start = |plant: &Plant| plant.now.as_nanos() / 1_000_000_000 - START;

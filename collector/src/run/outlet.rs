@@ -13,19 +13,20 @@ pub(super) struct Outlet {
     /// What it is, for the log: `the alert file`.
     name: &'static str,
     sink: Box<dyn AlertSink>,
+    wants: fn(&Alert) -> bool,
     waiting: VecDeque<Alert>,
     failing: bool,
 }
 
 impl Outlet {
-    /// Nothing waits for `sink`.
-    pub(super) fn new(name: &'static str, sink: impl AlertSink + 'static) -> Self {
-        Self { name, sink: Box::new(sink), waiting: VecDeque::new(), failing: false }
+    /// Nothing waits for `sink`, which gets the lines that it `wants`.
+    pub(super) fn new(name: &'static str, sink: impl AlertSink + 'static, wants: fn(&Alert) -> bool) -> Self {
+        Self { name, sink: Box::new(sink), wants, waiting: VecDeque::new(), failing: false }
     }
 
     /// Gives it `lines` after what waits, as far as it takes them. Returns how many had to be given up.
     pub(super) fn put<'a>(&mut self, lines: impl IntoIterator<Item = &'a Alert>) -> u64 {
-        self.waiting.extend(lines.into_iter().cloned());
+        self.waiting.extend(lines.into_iter().filter(|line| (self.wants)(line)).cloned());
         while let Some(line) = self.waiting.front() {
             match self.sink.put(line) {
                 Ok(()) => {
@@ -88,14 +89,14 @@ mod tests {
     #[test]
     fn lines_wait_for_a_shut_door_in_order_and_the_oldest_of_too_many_are_given_up() {
         let door = Arc::new(Mutex::new((false, Vec::new())));
-        let mut outlet = Outlet::new("the door", Door(Arc::clone(&door)));
-        assert_eq!(outlet.put(&lines(0..WAITING_MAX)), 0);
+        let mut outlet = Outlet::new("the door", Door(Arc::clone(&door)), |line| line.id != "7");
+        assert_eq!(outlet.put(&lines(0..WAITING_MAX + 1)), 0, "one of them is not wanted");
         assert!(!outlet.settle().unwrap());
-        assert_eq!(outlet.put(&lines(WAITING_MAX..WAITING_MAX + 3)), 3);
+        assert_eq!(outlet.put(&lines(WAITING_MAX + 1..WAITING_MAX + 4)), 3);
         door.lock().unwrap().0 = true;
-        assert_eq!(outlet.put(&lines(WAITING_MAX + 3..WAITING_MAX + 4)), 0);
+        assert_eq!(outlet.put(&lines(WAITING_MAX + 4..WAITING_MAX + 5)), 0);
         assert!(outlet.settle().unwrap());
         let taken = door.lock().unwrap().1.clone();
-        assert_eq!((taken.len(), taken[0].as_str(), taken[WAITING_MAX].as_str()), (WAITING_MAX + 1, "3", "10003"));
+        assert_eq!((taken.len(), taken[0].as_str(), taken[WAITING_MAX].as_str()), (WAITING_MAX + 1, "3", "10004"));
     }
 }

@@ -92,7 +92,7 @@ impl Watch {
             health: health.enabled.then(|| HealthWatch::new(health)),
             health_book,
             looked: Timestamp::NONE,
-            outlets: vec![Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?)],
+            outlets: vec![Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?, |_| true)],
             terminal: Box::new(Terminal::new(stdout, colour)),
             written: told.alerts.into_iter().map(|alert| (alert.id.clone(), alert)).collect(),
             lines: Vec::new(),

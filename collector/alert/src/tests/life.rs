@@ -119,9 +119,16 @@ fn a_line_for_a_terminal_says_it_all_and_obeys_no_escape() {
     let mut alerts = Vec::new();
     AlertBook::new(Class::Detection, 16).take(&finding(0, Stage::Crossed, 7), secs(8), &mut alerts);
     let mut alert = alerts.remove(0);
-    assert_eq!(line(&alert, Colour::No), "2026-11-21 10:00:08  medium    AZ-01  open     10.0.0.9 tried 7 hosts\n");
+    alert.id = "23e006d45a29ef94".to_owned();
+    assert_eq!(
+        line(&alert, Colour::No),
+        "2026-11-21 10:00:08  medium     70 %  AZ-01  open     23e006d4  10.0.0.9 tried 7 hosts\n"
+    );
     alert.sentence = "\x1b[2Jgone".to_owned();
-    assert_eq!(line(&alert, Colour::Yes), "2026-11-21 10:00:08  \x1b[33mmedium  \x1b[0m  AZ-01  open     [2Jgone\n");
+    assert_eq!(
+        line(&alert, Colour::Yes),
+        "2026-11-21 10:00:08  \x1b[33mmedium  \x1b[0m   70 %  AZ-01  open     23e006d4  [2Jgone\n"
+    );
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::alert::file::{self, LINE_LEN_MAX};
-use crate::alert::terminal::{self, Colour, printable, to_the_second};
 use super::{AlertsFormat, ListArgs};
 use crate::alert::Alert;
+use crate::alert::file::{self, LINE_LEN_MAX};
+use crate::alert::terminal::{self, Colour, printable, short_id, to_the_second};
 
 /// How often `--follow` looks for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -45,6 +45,7 @@ pub(super) fn print(args: &ListArgs, path: &Path, out: &mut impl Write) -> anyho
             let Ok(alert) = serde_json::from_slice::<Alert>(line) else { return Ok(()) };
             if shown(&alert) {
                 match args.format {
+                    AlertsFormat::Table if alert.is_quiet() => {}
                     AlertsFormat::Table => out.write_all(terminal::line(&alert, colour).as_bytes())?,
                     AlertsFormat::Json => writeln!(out, "{}", serde_json::to_string(&alert)?)?,
                 }
@@ -127,7 +128,7 @@ pub(in crate::commands) fn table(alerts: &[Alert]) -> String {
             crate::detect::Variant::Exact => format!("{} exact", alert.rule),
         };
         [
-            short(&alert.id),
+            short_id(alert),
             to_the_second(alert.first),
             to_the_second(alert.last),
             alert.severity.to_string(),
@@ -159,11 +160,6 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// So much of an id tells alerts apart, and `show` and `explain` take it.
-fn short(id: &str) -> String {
-    id.chars().take(8).collect()
 }
 
 /// `open`, or why nobody is told: `muted`, `in storm`.

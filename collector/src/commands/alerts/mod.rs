@@ -37,7 +37,7 @@ pub struct AlertsArgs {
 
 #[derive(Clone, Debug, Args)]
 struct ListArgs {
-    /// Keep going, and print every event as it comes.
+    /// Keep going, and print every event as it comes; as a table without those that are for the record only.
     #[arg(long)]
     follow: bool,
     /// How to print.

@@ -56,8 +56,9 @@ pub(super) struct TermsArgs {
 
 /// Sets a mute beside the alert file `path`. A running collector sees it within a second.
 pub(super) fn mute(target: &Target, terms: &TermsArgs, path: &Path, now: Timestamp) -> anyhow::Result<String> {
-    let until = period::instant(&terms.until)
-        .with_context(|| format!("--until: {:?} is no time; write one such as 2027-01-31 or 2027-01-31T18:00:00Z", terms.until))?;
+    let until = period::instant(&terms.until).with_context(|| {
+        format!("--until: {:?} is no time; write one such as 2027-01-31 or 2027-01-31T18:00:00Z", terms.until)
+    })?;
     let muted = Muted { owner: terms.owner.trim().to_owned(), until, reason: terms.reason.trim().to_owned() };
     let mute = Mute::new(target.clone(), muted, now).map_err(anyhow::Error::msg)?;
     change(path, |mutes| mutes.add(mute, now).map_err(io::Error::other))?;

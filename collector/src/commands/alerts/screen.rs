@@ -46,10 +46,10 @@ fn paragraphs(alert: &Alert, alerts: &[Alert]) -> Vec<(&'static str, String)> {
         1 => ", re-opened once".to_owned(),
         times => format!(", re-opened {times} times"),
     };
-    let state =
-        format!("{}; seen from {} to {}{again}", alert.state, to_the_second(alert.first), to_the_second(alert.last));
+    let state = format!("{}; seen from {} to {}{again}", alert.state, to_the_second(alert.first), to_the_second(alert.last));
     let end = window.start.plus(std::time::Duration::from_secs(window.secs));
-    let found = if alert.windows > 1 { format!("; found in {} windows, this is the strongest", alert.windows) } else { String::new() };
+    let found =
+        if alert.windows > 1 { format!("; found in {} windows, this is the strongest", alert.windows) } else { String::new() };
     let mut paragraphs = vec![
         ("state", state),
         ("severity", format!("{}, {:.0} % sure", alert.severity, alert.confidence * 100.0)),
