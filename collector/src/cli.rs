@@ -12,11 +12,12 @@ use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
 use crate::commands::export::ExportArgs;
 use crate::commands::import::ImportArgs;
+use crate::commands::outputs::OutputsArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::rules::RulesArgs;
-use crate::commands::{alerts, check, detect, doctor, export, import, pki, query, report, rules};
+use crate::commands::{alerts, check, detect, doctor, export, import, outputs, pki, query, report, rules};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -57,6 +58,8 @@ enum Command {
     Report(ReportArgs),
     /// Show alerts: the newest state of each, oldest first; explain one, mute some.
     Alerts(AlertsArgs),
+    /// Where alerts go, and whether they arrive.
+    Outputs(OutputsArgs),
     /// Run recorded flows through the detectors and print what they find.
     ///
     /// Reads Azure's flow logs and what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
@@ -110,6 +113,7 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Query(args) => runtime()?.block_on(query::run(&args, &Config::load(path)?))?,
         Command::Report(args) => runtime()?.block_on(report::run(&args, &Config::load(path)?, crate::run::clock()))?,
         Command::Alerts(args) => return alerts::run(&args, &Config::load(path)?),
+        Command::Outputs(args) => runtime()?.block_on(outputs::run(&args, &Config::load(path)?))?,
         Command::Pki(args) => pki::run(&args, path)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,6 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::alert::file;
 use crate::alert::{Alert, AlertState, Class};
-use crate::detect::Sites;
 use crate::ingest::Outlets;
 use crate::ingest::registry::Admission;
 use crate::pki::Existing;
@@ -66,6 +65,10 @@ fn config(directory: &Path) -> Config {
     config
 }
 
+fn outbox(config: &Config) -> Arc<Outbox> {
+    Outbox::open(&config.delivery, &config.outputs).unwrap()
+}
+
 /// Store and detectors of a collector, without the network before them.
 struct Line {
     runtime: Runtime,
@@ -87,7 +90,7 @@ impl Line {
         let vitals = Arc::new(Vitals::default());
         let (watch, store, durable) = runtime.block_on(async {
             let mut store = Store::open(config.store.clone()).await.unwrap();
-            let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts, &config.health).unwrap();
+            let mut watch = Watch::new(&RuleFile::default(), &config, &outbox(&config)).unwrap();
             resume(&mut watch, &mut store, &config.store).await.unwrap();
             let durable = store.resume_after("plant1", BOOT).await.unwrap();
             (watch, store, durable)
@@ -191,7 +194,7 @@ fn a_checkpoint_that_does_not_fit_the_table_is_refused() {
     Checkpoint { version: checkpoint.version + 9, ..checkpoint }.write(directory.path()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = config(directory.path());
-    let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts, &config.health).unwrap();
+    let mut watch = Watch::new(&RuleFile::default(), &config, &outbox(&config)).unwrap();
     let mut store = runtime.block_on(Store::open(config.store.clone())).unwrap();
     let error = runtime.block_on(resume(&mut watch, &mut store, &config.store)).unwrap_err();
     assert!(error.to_string().contains("the table was made anew"), "{error}");

@@ -1,6 +1,7 @@
 //! The loop that owns the detectors and the alerts.
 //!
-//! Findings become lines at the [desk](Desk). Every line goes to the alert file; those that are not quiet also to the terminal.
+//! Findings become lines at the [desk](Desk). Every line goes to the journal of the
+//! outputs, which take what they want of it, and to the alert file; those that are not quiet also to the terminal.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -16,12 +17,14 @@ use tokio::time::MissedTickBehavior;
 
 use super::clock;
 use super::outlet::Outlet;
-use crate::alert::file::{self, AlertFile, Settings};
+use crate::alert::deliver::Outbox;
+use crate::alert::file::{self, AlertFile};
 use crate::alert::mute::{self, MuteFile};
 use crate::alert::terminal::{Colour, Terminal};
 use crate::alert::{Alert, AlertBook, AlertSink, Class, Desk};
+use crate::config::Config;
 use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
-use crate::health::{Account, HealthSettings, HealthWatch, Verdict};
+use crate::health::{Account, HealthWatch, Verdict};
 use crate::ingest::{ToDetect, stopped};
 use crate::metrics::Vitals;
 
@@ -64,7 +67,8 @@ struct Memory {
 
 impl Watch {
     /// Opens the alert file and takes over the alerts that are open in it.
-    pub(super) fn new(rules: &RuleFile, sites: Sites, settings: &Settings, health: &HealthSettings) -> anyhow::Result<Self> {
+    pub(super) fn new(rules: &RuleFile, config: &Config, outbox: &Arc<Outbox>) -> anyhow::Result<Self> {
+        let (settings, health, sites) = (&config.alerts, &config.health, config.sites()?);
         let trouble = || {
             format!(
                 "cannot use the alert file {} (is `alerts.file` right, and may this user write there?)",
@@ -92,7 +96,10 @@ impl Watch {
             health: health.enabled.then(|| HealthWatch::new(health)),
             health_book,
             looked: Timestamp::NONE,
-            outlets: vec![Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?, |_| true)],
+            outlets: vec![
+                Outlet::new("the journal of the outputs", Arc::clone(outbox), |line| line.storm.is_none()),
+                Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?, |_| true),
+            ],
             terminal: Box::new(Terminal::new(stdout, colour)),
             written: told.alerts.into_iter().map(|alert| (alert.id.clone(), alert)).collect(),
             lines: Vec::new(),

@@ -396,6 +396,12 @@ impl Batch {
     }
 }
 
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
 impl AlertSink for Arc<Outbox> {
     fn put(&mut self, alert: &Alert) -> io::Result<()> {
         Outbox::put(self, alert)
