@@ -1,7 +1,7 @@
 //! Delivery: alerts to files, syslog, webhooks and Microsoft Sentinel, each at least once and in order.
 //!
 //! The life of an alert on its way out: [`Outbox::put`] appends it to the [`journal`] if any output [wants](OutputSettings::wants) it.
-//! Each output has a task that reads the journal from its own cursor, takes what it wants, writes it in its [`format`], and
+//! Each output has a task that reads the journal from its own cursor, takes what it wants, writes it in its [format](mod@format), and
 //! tries to deliver it; its [`courier`] says what follows from success and trouble. The cursor moves when a batch is delivered, and
 //! stands in a file of its own, so that a restart goes on there. Segments that all cursors have passed are removed.
 //!
@@ -393,12 +393,6 @@ impl Batch {
     /// The place after its first `number` alerts.
     fn after(&self, number: usize) -> Place {
         self.sequences.get(number).map_or(self.end, |next| Place::before(*next))
-    }
-}
-
-impl std::fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").field("directory", &self.directory).finish_non_exhaustive()
     }
 }
 
