@@ -23,7 +23,6 @@ const EXIT_DIFFERS: u8 = 3;
 
 /// What `alerts` is told.
 #[derive(Clone, Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct AlertsArgs {
     /// Without a deed: list them.
     #[command(flatten)]
