@@ -9,7 +9,7 @@
 //! * [`budget`] — how many new alerts of one rule an hour may have; beyond, one summary
 //! * [`incident`] — alerts that belong together, along the tactics of [`attack`]; [`story`] tells it in a sentence
 //! * [`desk`] — all of these joined
-//! * [`file`], [`terminal`] — where lines go
+//! * [`mod@file`], [`terminal`] — where lines go
 //! * [`deliver`] — and where else, in the words of others
 
 #![forbid(unsafe_code)]

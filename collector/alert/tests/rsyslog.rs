@@ -267,3 +267,12 @@ async fn tls_reaches_rsyslog_with_a_certificate_of_ours_and_nobody_else() {
     assert!(!said.is_empty());
     assert_eq!(rsyslog.ids().len(), 100);
 }
+
+#[tokio::test]
+async fn a_machine_that_says_that_nobody_listens_is_believed() {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let said = test(&syslog("nobody", port, transport)).await.unwrap_err();
+        assert!(said.starts_with(&format!("127.0.0.1:{port}: Connection refused")), "{said}");
+    }
+}

@@ -17,6 +17,8 @@ pub struct OutputsArgs {
 enum Deed {
     /// The outputs that the settings name.
     List,
+    /// What each field of an alert is called in CEF, OCSF, ECS and ASIM, as a table in Markdown.
+    Map,
     /// Send an alert that says that it is a test, past the journal and the output's filters.
     Test {
         /// Name of the output in the settings.
@@ -33,6 +35,7 @@ pub async fn run(args: &OutputsArgs, config: &Config) -> anyhow::Result<()> {
     match &args.deed {
         Deed::List if names.is_empty() => println!("there are no outputs: the settings have no [[outputs]]"),
         Deed::List => println!("{}", names.join("\n")),
+        Deed::Map => print!("{}", deliver::format::map::markdown()),
         Deed::Test { name } => {
             let Some(output) = config.outputs.iter().find(|output| output.name == *name) else {
                 bail!("there is no output {name:?}; the settings have: {}", names.join(", "));

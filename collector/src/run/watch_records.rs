@@ -107,7 +107,7 @@ impl Watch {
             health_book,
             looked: Timestamp::NONE,
             outlets: vec![
-                Outlet::new("the journal of the outputs", Arc::clone(outbox), |line| line.storm.is_none()),
+                Outlet::new("the journal of the outputs", Arc::clone(outbox), |_| true),
                 Outlet::new("the alert file", AlertFile::open(settings).with_context(trouble)?, |_| true),
             ],
             terminal: Box::new(Terminal::new(stdout, colour)),

@@ -1,6 +1,6 @@
 //! How one output goes on after success and trouble: how many alerts to try at once, and how long to wait.
 //!
-//! A function of outcomes and a seed. The deeds are the business of [`super::out`].
+//! A function of outcomes and a seed; the deeds are done elsewhere.
 
 use std::time::Duration;
 

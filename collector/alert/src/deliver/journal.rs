@@ -160,6 +160,14 @@ impl Journal {
         self.file.as_ref().map_or(Ok(()), File::sync_data)
     }
 
+    /// The file that [`sync`](Self::sync) would wait for, to wait for it elsewhere.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn newest(&self) -> io::Result<Option<File>> {
+        self.file.as_ref().map(File::try_clone).transpose()
+    }
+
     /// The entries from `place` on, at most `entries_max` and, past the first, `bytes_max`; and where the next one is.
     ///
     /// Numbers may be missing where segments were removed or damaged.

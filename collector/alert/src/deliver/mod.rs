@@ -1,7 +1,7 @@
 //! Delivery: alerts to files, syslog, webhooks and Microsoft Sentinel, each at least once and in order.
 //!
 //! The life of an alert on its way out: [`Outbox::put`] appends it to the [`journal`] if any output [wants](OutputSettings::wants) it.
-//! Each output has a task that reads the journal from its own cursor, takes what it wants, writes it in its [`format`], and
+//! Each output has a task that reads the journal from its own cursor, takes what it wants, writes it in its [format](mod@format), and
 //! tries to deliver it; its [`courier`] says what follows from success and trouble. The cursor moves when a batch is delivered, and
 //! stands in a file of its own, so that a restart goes on there. Segments that all cursors have passed are removed.
 //!
@@ -18,10 +18,10 @@ pub mod journal;
 mod out;
 pub mod settings;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use spanwatch_common::time::Timestamp;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ use crate::{Alert, AlertSink};
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Wait after trouble with our own disk.
 const DISK_WAIT: Duration = Duration::from_secs(5);
+/// What was put becomes durable within this time while the outbox runs, whether or not anybody asks for it.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Size of the file with refused alerts; with its predecessor, twice that.
 const REFUSED_BYTES_MAX: u64 = 16 << 20;
 
@@ -188,7 +190,32 @@ impl Outbox {
                 out.close().await;
             });
         }
+        let (outbox, mut shutdown) = (Arc::clone(&self), shutdown);
+        if !self.outputs.is_empty() {
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = outbox.keep_durable() => {}
+                    _ = shutdown.wait_for(|over| *over) => {}
+                }
+            });
+        }
         tasks.join_all().await;
+    }
+
+    /// Syncs a moment after something was put, beside the lock: nobody waits for the disk.
+    async fn keep_durable(&self) {
+        let mut news = self.news.subscribe();
+        while news.changed().await.is_ok() {
+            tokio::time::sleep(SYNC_INTERVAL).await;
+            news.mark_unchanged();
+            let newest = self.shared().journal.as_ref().map_or(Ok(None), Journal::newest);
+            let sync = move || newest.and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
+            match tokio::task::spawn_blocking(sync).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!("sync the journal in {}: {error}", self.directory.display()),
+                Err(error) => tracing::error!("sync the journal in {}: {error}", self.directory.display()),
+            }
+        }
     }
 
     /// The task of one output. Wherever it is stopped, what was not settled is sent again.
@@ -356,16 +383,16 @@ impl Outbox {
     }
 }
 
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("directory", &self.directory).field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
 impl Batch {
     /// The place after its first `number` alerts.
     fn after(&self, number: usize) -> Place {
         self.sequences.get(number).map_or(self.end, |next| Place::before(*next))
-    }
-}
-
-impl std::fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").field("directory", &self.directory).finish_non_exhaustive()
     }
 }
 

@@ -17,7 +17,7 @@ type Mistake = (&'static str, String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeliverySettings {
-    /// Where the journal is. Without any [[outputs]] it is not made.
+    /// Where the journal is. Without any `[[outputs]]` it is not made.
     pub directory: PathBuf,
     /// Size of the journal at which the oldest alerts are given up for the outputs that have not taken them yet; they are counted, and
     /// stand in the alert file. One alert takes about 2000 bytes. 1048576 (1 MiB) to 1099511627776 (1 TiB).
