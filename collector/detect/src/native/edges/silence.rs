@@ -9,6 +9,8 @@
 //!
 //! Times are in steps of 16 s. Memory: about 100 bytes per host; when full, further hosts are not watched, and counted as refused.
 //!
+//! Rows of a cloud's flow logs are passed over: they come minutes to hours late, each interface by itself.
+//!
 //! Innocent things that look alike: maintenance, an address that moved to another device.
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::cloud::Origin;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
@@ -122,6 +125,15 @@ impl Host {
     }
 }
 
+/// A host was heard.
+#[derive(Clone, Copy)]
+struct Heard {
+    from: u32,
+    until: u32,
+    /// In an exchange. Who only knocks, or refuses, is alive as well; but a forged address is not watched for it.
+    met: bool,
+}
+
 /// A host that is silent.
 struct Quiet {
     address: Address,
@@ -147,8 +159,9 @@ impl Silence {
         }
     }
 
-    /// `address` was heard from step `from` to step `until`.
-    fn hear(&mut self, address: Address, observer: u16, (from, until): (u32, u32), findings: &mut Vec<Finding>) {
+    /// `address` was heard.
+    fn hear(&mut self, address: Address, observer: u16, heard: Heard, findings: &mut Vec<Finding>) {
+        let Heard { from, until, met } = heard;
         let excluded = |prefixes: &[spanwatch_common::net::Prefix]| prefixes.iter().any(|prefix| prefix.contains(address));
         if excluded(&self.exclude.sources) || excluded(&self.exclude.destinations) {
             return;
@@ -158,6 +171,7 @@ impl Silence {
         let full = hosts.len() >= self.hosts_max;
         let host = match hosts.entry(address) {
             std::collections::hash_map::Entry::Occupied(host) => host.into_mut(),
+            std::collections::hash_map::Entry::Vacant(_) if !met => return,
             std::collections::hash_map::Entry::Vacant(_) if full => {
                 *refused += 1;
                 return;
@@ -333,7 +347,7 @@ impl Silence {
 impl Detector for Silence {
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         let number = self.memory.learning.meet(row);
-        if row.platform {
+        if row.platform || row.origin != Origin::Sensor {
             return;
         }
         let (from, until) = (step(row.at), step(row.end.max(row.at)));
@@ -348,16 +362,16 @@ impl Detector for Silence {
         }
         observer.newest = observer.newest.max(until);
         let multicast = row.class == FlowClass::Multicast;
-        if row.outcome != Outcome::Success && !multicast {
-            return;
-        }
-        let speaks = own_ends(row);
-        for (address, own) in [(row.source, speaks[0]), (row.destination, speaks[1] && !multicast)] {
+        let met = row.outcome == Outcome::Success || multicast;
+        let [ours, theirs] = own_ends(row);
+        let refused = row.outcome == Outcome::Reset;
+        for (address, own) in [(row.source, ours), (row.destination, theirs && !multicast && (met || refused))] {
             let [high, low] = halves(address);
-            let key = fingerprint(&[high, low, u64::from(from) << 32 | u64::from(until), u64::from(number)]);
+            let key =
+                fingerprint(&[high, low, u64::from(from) << 32 | u64::from(until), u64::from(number) << 1 | u64::from(met)]);
             if own && !self.memory.recent.has(key) {
                 self.memory.recent.put(key);
-                self.hear(address, number, (from, until), findings);
+                self.hear(address, number, Heard { from, until, met }, findings);
             }
         }
     }
