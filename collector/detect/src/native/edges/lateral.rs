@@ -214,7 +214,7 @@ impl Lateral {
         let card = graver(&self.card, *severity_movement, &Vec::from_iter(techniques));
         let rows = self.memory.hosts.get(&middle).map(|host| host.rows.to_vec()).unwrap_or_default();
         Finding {
-            first: into.at,
+            first: into.at.max(next.at.floor(HOUR)),
             sentence: format!(
                 "{} opened {} of {middle} at {}, and {} later {middle} opened {} of {}: steps that nobody took in {}",
                 into.peer,
@@ -244,8 +244,7 @@ impl Lateral {
     /// What `source` opened within the last hour, if that is to be told now.
     fn fan_out(&mut self, source: Address, row: &Row, clients: u16) -> Option<Finding> {
         let limited = row.source_roles.has_any(&[Role::Monitor, Role::Backup]);
-        let newcomer = self.memory.newcomers.has(fingerprint(&halves(source)));
-        let threshold = self.numbers.fan_out * if newcomer { NEWCOMER_FACTOR } else { 1 };
+        let threshold = self.threshold(source);
         let host = self.memory.hosts.get_mut(&source)?;
         let count = host.out.iter().filter(|hop| row.at.since(hop.at) < HOUR).map(|hop| hop.peer).collect::<BTreeSet<_>>().len();
         host.most = host.most.max(count);
@@ -262,8 +261,15 @@ impl Lateral {
         Some(self.tell(source, &host, stage, Some(clients)))
     }
 
+    /// How many hosts are a fan-out of `source`.
+    fn threshold(&self, source: Address) -> usize {
+        let newcomer = self.memory.newcomers.has(fingerprint(&halves(source)));
+        self.numbers.fan_out * if newcomer { NEWCOMER_FACTOR } else { 1 }
+    }
+
     fn tell(&self, source: Address, host: &Host, stage: Stage, clients: Option<u16>) -> Finding {
-        let Numbers { memory, fan_out, severity_movement, .. } = &self.numbers;
+        let Numbers { memory, severity_movement, .. } = &self.numbers;
+        let threshold = self.threshold(source);
         let (first, last) =
             (host.out.front().map_or(Timestamp::NONE, |hop| hop.at), host.out.back().map_or(Timestamp::NONE, |hop| hop.at));
         let peers: Vec<Address> = host.out.iter().map(|hop| hop.peer).collect::<BTreeSet<_>>().into_iter().collect();
@@ -283,7 +289,7 @@ impl Lateral {
                 }
             ),
             _ => format!(
-                "{source} opened {} of {} within {} that it had not opened for {}: {}; {fan_out} an hour are unusual",
+                "{source} opened {} of {} within {} that it had not opened for {}: {}; {threshold} an hour are unusual",
                 few(&names),
                 if host.most == 1 { "1 host".to_owned() } else { format!("{} hosts", host.most) },
                 span(last.since(first).max(Duration::from_secs(1))),
@@ -292,7 +298,7 @@ impl Lateral {
             ),
         };
         Finding {
-            first,
+            first: first.max(last.floor(HOUR)),
             sentence,
             advice: if host.fanned {
                 format!("Ask who worked from {source}; if nobody did, isolate it and look at its logons on the others.")
@@ -301,15 +307,14 @@ impl Lateral {
             },
             evidence: Evidence {
                 value: host.most as f64,
-                threshold: *fan_out as f64,
+                threshold: threshold as f64,
                 unit: "hosts".to_owned(),
-                attempts: None,
                 rows: host.rows.to_vec(),
                 hosts: peers.into_iter().take(20).collect(),
                 services: names.into_iter().take(20).collect(),
                 ..Evidence::default()
             },
-            score: host.most as f64 / *fan_out as f64,
+            score: host.most as f64 / threshold as f64,
             confidence: if host.fanned { 0.8 } else { 0.4 },
             ..claim(graver(&self.card, severity, &Vec::from_iter(techniques)), stage, Subject::host(source), last)
         }
@@ -400,7 +405,7 @@ impl Detector for Lateral {
             let horizon = day_of(minute).saturating_sub(days(self.numbers.memory));
             edges.expire(horizon);
             sources.expire(horizon);
-            newcomers.expire(day_of(minute) - 1);
+            newcomers.expire(day_of(minute).saturating_sub(1));
             clients.retain(|_, clients| clients.day >= horizon);
         }
         let Memory { learning, edges, clients, .. } = &mut self.memory;
@@ -463,7 +468,8 @@ fn insert(hops: &mut VecDeque<Hop>, hop: Hop) {
 const fn technique(port: u16) -> Option<&'static str> {
     match port {
         3389 => Some("T1021.001"),
-        135 | 139 | 445 => Some("T1021.002"),
+        139 | 445 => Some("T1021.002"),
+        135 => Some("T1021.003"),
         22 => Some("T1021.004"),
         5900..=5910 => Some("T1021.005"),
         5985 | 5986 => Some("T1021.006"),

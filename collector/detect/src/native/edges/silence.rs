@@ -233,16 +233,10 @@ impl Silence {
             *all += 1;
             if silent > limit {
                 *silent_ones += 1;
-                if host.told == 0 || silent >= host.told.saturating_mul(2) {
-                    quiet.push(Quiet {
-                        address,
-                        observer: host.observer,
-                        silent,
-                        limit,
-                        usual,
-                        last: host.last,
-                        told: host.told,
-                    });
+                // Who is still silent when its sensor hears most hosts again is silent by itself.
+                let told = if host.folded && !observer.told { 0 } else { host.told };
+                if told == 0 || silent >= told.saturating_mul(2) {
+                    quiet.push(Quiet { address, observer: host.observer, silent, limit, usual, last: host.last, told });
                 }
             }
         }
@@ -250,15 +244,13 @@ impl Silence {
         self.judge_observers(&watched, &quiet, now, findings);
         for quiet in quiet {
             let massed = self.memory.observers.get(usize::from(quiet.observer)).is_some_and(|observer| observer.told);
-            let folded = self.memory.hosts.get(&quiet.address).is_some_and(|host| host.folded);
-            if !massed && !folded {
+            let Some(host) = self.memory.hosts.get_mut(&quiet.address) else { continue };
+            host.told = quiet.silent;
+            host.folded = massed && (quiet.told == 0 || host.folded);
+            host.lapses = host.lapses.saturating_add(u8::from(quiet.told == 0 && !massed));
+            if !host.folded {
                 let stage = if quiet.told == 0 { Stage::Crossed } else { Stage::Grown };
                 findings.push(self.tell(&quiet, stage, now));
-            }
-            if let Some(host) = self.memory.hosts.get_mut(&quiet.address) {
-                host.lapses = host.lapses.saturating_add(u8::from(host.told == 0 && !massed));
-                host.folded |= massed && host.told == 0;
-                host.told = quiet.silent;
             }
         }
         // Who has been gone for a fortnight is no host of ours any more.
@@ -311,7 +303,7 @@ impl Silence {
         let since = time(quiet.last);
         let is = if stage == Stage::Closed { "spoke again; it was" } else { "is" };
         Finding {
-            first: since,
+            first: since.max(now.floor(WINDOW)),
             sentence: format!(
                 "{} {is} silent for {} since {}; its longest pause of {} was {}, and {name} still hears others",
                 quiet.address,

@@ -390,6 +390,16 @@ fn office_machines_blind_sensors_and_dead_taps_are_nobodys_silence() {
     let records: Vec<FlowRecord> = (1..=5).flat_map(|n| pair(n, if n == 1 { 4.0 * HOUR } else { 3.0 * HOUR })).collect();
     let findings = tells(detection(&only("ND-16", "learn_secs = 3600")), &records);
     assert_eq!(sentences(&findings), ["8 of the 10 hosts that tap hears all the time are silent at once"]);
+
+    // When they are back but for one, that one is told.
+    let mut records: Vec<FlowRecord> = records;
+    for n in 2..=5 {
+        let (source, destination) = (format!("10.1.0.{n}"), format!("10.1.1.{}", if n == 5 { 4 } else { n }));
+        records.extend(polls(&source, &destination, 10, (3.2 * HOUR, 4.0 * HOUR)));
+    }
+    let findings = tells(detection(&only("ND-16", "learn_secs = 3600")), &records);
+    assert!(findings.iter().any(|finding| finding.sentence.starts_with("10.1.1.5 is silent")), "{:?}", sentences(&findings));
+    assert!(findings.iter().all(|finding| finding.stage != Stage::Closed), "{:?}", sentences(&findings));
 }
 
 #[test]
