@@ -39,6 +39,9 @@ const WEEK: u8 = 0x7f;
 /// Slices with fewer octets are no backup's.
 const OCTETS_MIN: u64 = 1 << 20;
 const DAY_SECS: i64 = 86_400;
+/// The last so many seconds of a day teach nothing, and what a day taught holds so long after its end: what is learned then does not
+/// depend on how late a row came, if it came no later.
+const MARGIN_SECS: i64 = 600;
 
 /// The roles that are learned, in the order of [`Host::days`].
 const ROLES: [Role; 6] = [Role::Monitor, Role::Dns, Role::Proxy, Role::Backup, Role::DomainController, Role::PeerToPeer];
@@ -50,7 +53,7 @@ pub struct LearnedRole {
     pub address: Address,
     /// What it is.
     pub role: Role,
-    /// Since when it holds: a midnight.
+    /// Since when it holds: ten minutes after a midnight.
     pub since: Timestamp,
     /// How many of the last seven days were like it.
     pub days: u32,
@@ -93,7 +96,7 @@ struct Day {
     outside: Bits<4>,
     strangers: Bits<8>,
     strange_ports: Bits<4>,
-    strangers_failed: u32,
+    strangers_failed: Bits<8>,
     // As who answers.
     listens: Bits<1>,
     clients: Bits<2>,
@@ -168,8 +171,8 @@ impl Host {
         let proxy = day.listens.ones() <= 5 && day.clients.count() >= 10.0 && day.outside.count() >= 50.0;
         let backup = day.octets() >= 1_000_000_000 && day.is_bunched() && day.busy() & self.busy_before != 0;
         let controller = [&day.kerberos, &day.ldap, &day.smb].iter().all(|clients| clients.count() >= 10.0);
-        let strangers = day.strangers.count();
-        let failing = f64::from(day.strangers_failed) >= 0.3 * (strangers + f64::from(day.strangers_failed));
+        let (strangers, gone) = (day.strangers.count(), day.strangers_failed.count());
+        let failing = gone >= 0.3 * (strangers + gone);
         let peer_to_peer = strangers >= 100.0 && day.strange_ports.count() >= 100.0 && failing;
         [monitor, dns, proxy, backup, controller, peer_to_peer]
     }
@@ -253,6 +256,9 @@ impl Learner {
         }
         let seconds = row.at.as_nanos() / 1_000_000_000;
         let day = seconds / DAY_SECS;
+        if seconds % DAY_SECS >= DAY_SECS - MARGIN_SECS {
+            return;
+        }
         if day != self.day && !self.turn(day) {
             return;
         }
@@ -301,22 +307,21 @@ impl Learner {
             self.day = day;
         }
         if day < self.day {
-            // What comes a little late after midnight belongs to either day as well.
-            self.late += u64::from(day + 1 < self.day);
-            return day + 1 == self.day;
+            self.late += 1;
+            return false;
         }
         // After a week without a row everything is forgotten, however much longer it was.
         for passed in self.day..day.min(self.day + 9) {
             self.hosts.values_mut().for_each(Host::close);
-            self.decide(Timestamp::from_secs((passed + 1) * DAY_SECS));
+            self.decide(Timestamp::from_secs((passed + 1) * DAY_SECS + MARGIN_SECS));
         }
         self.hosts.retain(|_, host| host.gone < 7);
         self.day = day;
         true
     }
 
-    /// Which roles hold from `midnight` on.
-    fn decide(&mut self, midnight: Timestamp) {
+    /// Which roles hold from `now` on.
+    fn decide(&mut self, now: Timestamp) {
         let mut held: Map<Address, Vec<(Role, Timestamp)>> = Map::default();
         for (&address, host) in &self.hosts {
             let before = self.held.get(&address).map_or(&[][..], Vec::as_slice);
@@ -324,7 +329,7 @@ impl Learner {
                 let since = before.iter().find(|(known, _)| *known == role).map(|&(_, since)| since);
                 let learned = days.count_ones() >= DAYS_TO_LEARN;
                 if learned || since.is_some() && days != 0 {
-                    held.entry(address).or_default().push((role, since.unwrap_or(midnight)));
+                    held.entry(address).or_default().push((role, since.unwrap_or(now)));
                 }
             }
         }
@@ -350,7 +355,9 @@ impl Day {
     fn ask(&mut self, row: &Row, server: u64, hour: usize, met: bool, theirs: bool) {
         let stranger = !theirs && row.port >= 1_024;
         if !met {
-            self.strangers_failed += u32::from(stranger);
+            if stranger {
+                self.strangers_failed.insert(server);
+            }
             return;
         }
         self.peers.insert(server);

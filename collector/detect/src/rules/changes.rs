@@ -269,7 +269,8 @@ impl Rule for SilentAsset {
     }
 
     fn history(&self) -> Duration {
-        Duration::from_secs(self.learn_secs)
+        // The silence itself comes after the learning.
+        Duration::from_secs(self.learn_secs + 2 * 86_400)
     }
 
     fn weakened_by(&self) -> &'static [Weakness] {

@@ -3,7 +3,8 @@
 //! Edges (source, destination, port) are remembered. A new one alone is little: one line per source, of low severity. It is much when
 //! one source opens new ones to several hosts within the hour, or when the host that was opened goes on to open the next (A to B, then
 //! B to C). A service that many use is everybody's, and a new edge to it is nobody's news: the file server and the domain controller are
-//! met by every new laptop.
+//! met by every new laptop. A source that is itself new has no past to compare with (a laptop with another lease): it takes three times
+//! as many hosts for a fan-out. In IPv6 an edge belongs to the source's /64.
 //!
 //! Innocent things that look alike: an administrator's machine (give it the role `admin`), a deployment or inventory run (`admin` or
 //! `scanner`), a new backup or monitoring server (with such a role only single edges and chains are told).
@@ -16,12 +17,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::flow::protocol;
-use spanwatch_common::net::Address;
+use spanwatch_common::net::{Address, Prefix};
 use spanwatch_common::time::Timestamp;
 
 use super::known::Sight;
 use super::{
-    HOUR, Known, Learning, MINUTE, claim, conversed, day_of, days, few, fingerprint, graver, halves, opened, own_ends, span,
+    HOUR, Known, Learning, MINUTE, Recent, claim, conversed, day_of, days, few, fingerprint, graver, halves, opened, own_ends,
+    span,
 };
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, clock_face, service_name};
 use crate::hash::Map;
@@ -39,6 +41,9 @@ use crate::{Detector, State};
 const HOPS_MAX: usize = 256;
 /// Hosts with hops that are kept; those whose last hop is oldest go.
 const HOSTS_MAX: usize = 16_384;
+
+/// So many times as many hosts make a fan-out of a source that was first seen today or yesterday: everything is new to it.
+const NEWCOMER_FACTOR: usize = 3;
 
 /// The numbers of ND-13.
 #[derive(Clone, Debug)]
@@ -70,6 +75,11 @@ pub(crate) struct Lateral {
 struct Memory {
     learning: Learning,
     edges: Known,
+    /// Hosts that spoke, and those of them that did so for the first time, by day.
+    sources: Known,
+    newcomers: Known,
+    /// Hosts met today.
+    recent: Recent,
     /// Clients of each service, by its fingerprint.
     clients: Map<u64, Clients>,
     /// Hosts with new edges of the last hour.
@@ -120,13 +130,33 @@ impl Lateral {
     /// With nothing learned.
     pub(crate) fn new(numbers: Numbers, card: RuleCard, common: &Common) -> Self {
         Self {
-            memory: Memory { edges: Known::new(common.keys_max), ..Memory::default() },
+            memory: Memory {
+                edges: Known::new(common.keys_max),
+                sources: Known::new(common.keys_max / 4),
+                newcomers: Known::new(common.keys_max / 16),
+                ..Memory::default()
+            },
             state: Common::state(&card),
             exclude: common.exclude.clone(),
             lateness: common.lateness,
             services_max: common.keys_max,
             card: Arc::new(card),
             numbers,
+        }
+    }
+
+    /// Notes that the source of `row` was there today.
+    fn attend(&mut self, row: &Row) {
+        let Memory { sources, newcomers, recent, .. } = &mut self.memory;
+        let day = day_of(row.at);
+        let [high, low] = halves(row.source);
+        let today = fingerprint(&[high, low, u64::from(day)]);
+        if !recent.has(today) {
+            recent.put(today);
+            let source = fingerprint(&[high, low]);
+            if sources.see(source, day) == Sight::New {
+                newcomers.see(source, day);
+            }
         }
     }
 
@@ -137,7 +167,7 @@ impl Lateral {
         let learned = learning.is_over(observer, row.at, self.numbers.learn);
         let [high, low] = halves(row.destination);
         let service = fingerprint(&[high, low, u64::from(row.protocol) << 16 | u64::from(row.port)]);
-        let [high, low] = halves(row.source);
+        let [high, low] = halves(origin(row.source));
         match edges.see(fingerprint(&[high, low, service]), day) {
             Sight::Refused => {
                 *refused += 1;
@@ -184,7 +214,7 @@ impl Lateral {
         let card = graver(&self.card, *severity_movement, &Vec::from_iter(techniques));
         let rows = self.memory.hosts.get(&middle).map(|host| host.rows.to_vec()).unwrap_or_default();
         Finding {
-            first: into.at,
+            first: into.at.max(next.at.floor(HOUR)),
             sentence: format!(
                 "{} opened {} of {middle} at {}, and {} later {middle} opened {} of {}: steps that nobody took in {}",
                 into.peer,
@@ -214,7 +244,7 @@ impl Lateral {
     /// What `source` opened within the last hour, if that is to be told now.
     fn fan_out(&mut self, source: Address, row: &Row, clients: u16) -> Option<Finding> {
         let limited = row.source_roles.has_any(&[Role::Monitor, Role::Backup]);
-        let threshold = self.numbers.fan_out;
+        let threshold = self.threshold(source);
         let host = self.memory.hosts.get_mut(&source)?;
         let count = host.out.iter().filter(|hop| row.at.since(hop.at) < HOUR).map(|hop| hop.peer).collect::<BTreeSet<_>>().len();
         host.most = host.most.max(count);
@@ -231,8 +261,15 @@ impl Lateral {
         Some(self.tell(source, &host, stage, Some(clients)))
     }
 
+    /// How many hosts are a fan-out of `source`.
+    fn threshold(&self, source: Address) -> usize {
+        let newcomer = self.memory.newcomers.has(fingerprint(&halves(source)));
+        self.numbers.fan_out * if newcomer { NEWCOMER_FACTOR } else { 1 }
+    }
+
     fn tell(&self, source: Address, host: &Host, stage: Stage, clients: Option<u16>) -> Finding {
-        let Numbers { memory, fan_out, severity_movement, .. } = &self.numbers;
+        let Numbers { memory, severity_movement, .. } = &self.numbers;
+        let threshold = self.threshold(source);
         let (first, last) =
             (host.out.front().map_or(Timestamp::NONE, |hop| hop.at), host.out.back().map_or(Timestamp::NONE, |hop| hop.at));
         let peers: Vec<Address> = host.out.iter().map(|hop| hop.peer).collect::<BTreeSet<_>>().into_iter().collect();
@@ -252,7 +289,7 @@ impl Lateral {
                 }
             ),
             _ => format!(
-                "{source} opened {} of {} within {} that it had not opened for {}: {}; {fan_out} an hour are unusual",
+                "{source} opened {} of {} within {} that it had not opened for {}: {}; {threshold} an hour are unusual",
                 few(&names),
                 if host.most == 1 { "1 host".to_owned() } else { format!("{} hosts", host.most) },
                 span(last.since(first).max(Duration::from_secs(1))),
@@ -261,7 +298,7 @@ impl Lateral {
             ),
         };
         Finding {
-            first,
+            first: first.max(last.floor(HOUR)),
             sentence,
             advice: if host.fanned {
                 format!("Ask who worked from {source}; if nobody did, isolate it and look at its logons on the others.")
@@ -270,15 +307,14 @@ impl Lateral {
             },
             evidence: Evidence {
                 value: host.most as f64,
-                threshold: *fan_out as f64,
+                threshold: threshold as f64,
                 unit: "hosts".to_owned(),
-                attempts: None,
                 rows: host.rows.to_vec(),
                 hosts: peers.into_iter().take(20).collect(),
                 services: names.into_iter().take(20).collect(),
                 ..Evidence::default()
             },
-            score: host.most as f64 / *fan_out as f64,
+            score: host.most as f64 / threshold as f64,
             confidence: if host.fanned { 0.8 } else { 0.4 },
             ..claim(graver(&self.card, severity, &Vec::from_iter(techniques)), stage, Subject::host(source), last)
         }
@@ -322,19 +358,27 @@ impl Lateral {
     }
 
     fn account(&mut self) {
-        let Memory { edges, clients, hosts, evicted, refused, .. } = &self.memory;
+        let Memory { edges, sources, newcomers, clients, hosts, evicted, refused, .. } = &self.memory;
         let hops: usize = hosts.values().map(|host| host.out.len() + host.into.len()).sum();
-        (self.state.evicted, self.state.refused) = (evicted + edges.evicted(), *refused);
+        (self.state.evicted, self.state.refused) = (evicted + edges.evicted() + sources.evicted(), *refused);
         self.state.keys = edges.len();
-        self.state.bytes = edges.bytes() + clients.len() * 13 + hosts.len() * 160 + hops * 32;
+        let sets = edges.bytes() + sources.bytes() + newcomers.bytes() + 32_768;
+        self.state.bytes = sets + clients.len() * 13 + hosts.len() * 160 + hops * 32;
     }
 }
 
 impl Detector for Lateral {
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         let observer = self.memory.learning.meet(row);
+        if !conversed(row) {
+            return;
+        }
+        let [ours, theirs] = own_ends(row);
+        if ours {
+            self.attend(row);
+        }
         let concerns = self.numbers.ports.contains(row.port) && matches!(row.protocol, protocol::TCP | protocol::UDP);
-        if !concerns || !conversed(row) || own_ends(row) != [true, true] || !is_countable(row, &self.exclude) {
+        if !concerns || !ours || !theirs || !is_countable(row, &self.exclude) {
             return;
         }
         let Some(clients) = self.note(row, observer) else { return };
@@ -357,9 +401,11 @@ impl Detector for Lateral {
         let old = std::mem::replace(&mut self.memory.minute, minute);
         self.prune(minute, findings);
         if day_of(old) < day_of(minute) {
-            let Memory { edges, clients, .. } = &mut self.memory;
+            let Memory { edges, clients, sources, newcomers, .. } = &mut self.memory;
             let horizon = day_of(minute).saturating_sub(days(self.numbers.memory));
             edges.expire(horizon);
+            sources.expire(horizon);
+            newcomers.expire(day_of(minute).saturating_sub(1));
             clients.retain(|_, clients| clients.day >= horizon);
         }
         let Memory { learning, edges, clients, .. } = &mut self.memory;
@@ -394,10 +440,19 @@ impl Detector for Lateral {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        self.memory = unpack(bytes)?;
+        let memory: Memory = unpack(bytes)?;
+        if !memory.recent.is_whole() {
+            return Err(RestoreError::new("a table has another size"));
+        }
+        self.memory = memory;
         self.account();
         Ok(())
     }
+}
+
+/// Whom an edge belongs to: a host, and in IPv6 its network, because hosts there change their addresses daily (RFC 8981).
+fn origin(source: Address) -> Address {
+    if source.as_v4().is_some() { source } else { Prefix::new(source, 64).first() }
 }
 
 /// Puts `hop` in its place in time.
@@ -413,7 +468,8 @@ fn insert(hops: &mut VecDeque<Hop>, hop: Hop) {
 const fn technique(port: u16) -> Option<&'static str> {
     match port {
         3389 => Some("T1021.001"),
-        135 | 139 | 445 => Some("T1021.002"),
+        139 | 445 => Some("T1021.002"),
+        135 => Some("T1021.003"),
         22 => Some("T1021.004"),
         5900..=5910 => Some("T1021.005"),
         5985 | 5986 => Some("T1021.006"),

@@ -9,6 +9,8 @@
 //!
 //! Times are in steps of 16 s. Memory: about 100 bytes per host; when full, further hosts are not watched, and counted as refused.
 //!
+//! Rows of a cloud's flow logs are passed over: they come minutes to hours late, each interface by itself.
+//!
 //! Innocent things that look alike: maintenance, an address that moved to another device.
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::cloud::Origin;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
@@ -122,6 +125,15 @@ impl Host {
     }
 }
 
+/// A host was heard.
+#[derive(Clone, Copy)]
+struct Heard {
+    from: u32,
+    until: u32,
+    /// In an exchange. Who only knocks, or refuses, is alive as well; but a forged address is not watched for it.
+    met: bool,
+}
+
 /// A host that is silent.
 struct Quiet {
     address: Address,
@@ -147,8 +159,9 @@ impl Silence {
         }
     }
 
-    /// `address` was heard from step `from` to step `until`.
-    fn hear(&mut self, address: Address, observer: u16, (from, until): (u32, u32), findings: &mut Vec<Finding>) {
+    /// `address` was heard.
+    fn hear(&mut self, address: Address, observer: u16, heard: Heard, findings: &mut Vec<Finding>) {
+        let Heard { from, until, met } = heard;
         let excluded = |prefixes: &[spanwatch_common::net::Prefix]| prefixes.iter().any(|prefix| prefix.contains(address));
         if excluded(&self.exclude.sources) || excluded(&self.exclude.destinations) {
             return;
@@ -158,6 +171,7 @@ impl Silence {
         let full = hosts.len() >= self.hosts_max;
         let host = match hosts.entry(address) {
             std::collections::hash_map::Entry::Occupied(host) => host.into_mut(),
+            std::collections::hash_map::Entry::Vacant(_) if !met => return,
             std::collections::hash_map::Entry::Vacant(_) if full => {
                 *refused += 1;
                 return;
@@ -219,16 +233,10 @@ impl Silence {
             *all += 1;
             if silent > limit {
                 *silent_ones += 1;
-                if host.told == 0 || silent >= host.told.saturating_mul(2) {
-                    quiet.push(Quiet {
-                        address,
-                        observer: host.observer,
-                        silent,
-                        limit,
-                        usual,
-                        last: host.last,
-                        told: host.told,
-                    });
+                // Who is still silent when its sensor hears most hosts again is silent by itself.
+                let told = if host.folded && !observer.told { 0 } else { host.told };
+                if told == 0 || silent >= told.saturating_mul(2) {
+                    quiet.push(Quiet { address, observer: host.observer, silent, limit, usual, last: host.last, told });
                 }
             }
         }
@@ -236,15 +244,13 @@ impl Silence {
         self.judge_observers(&watched, &quiet, now, findings);
         for quiet in quiet {
             let massed = self.memory.observers.get(usize::from(quiet.observer)).is_some_and(|observer| observer.told);
-            let folded = self.memory.hosts.get(&quiet.address).is_some_and(|host| host.folded);
-            if !massed && !folded {
+            let Some(host) = self.memory.hosts.get_mut(&quiet.address) else { continue };
+            host.told = quiet.silent;
+            host.folded = massed && (quiet.told == 0 || host.folded);
+            host.lapses = host.lapses.saturating_add(u8::from(quiet.told == 0 && !massed));
+            if !host.folded {
                 let stage = if quiet.told == 0 { Stage::Crossed } else { Stage::Grown };
                 findings.push(self.tell(&quiet, stage, now));
-            }
-            if let Some(host) = self.memory.hosts.get_mut(&quiet.address) {
-                host.lapses = host.lapses.saturating_add(u8::from(host.told == 0 && !massed));
-                host.folded |= massed && host.told == 0;
-                host.told = quiet.silent;
             }
         }
         // Who has been gone for a fortnight is no host of ours any more.
@@ -297,7 +303,7 @@ impl Silence {
         let since = time(quiet.last);
         let is = if stage == Stage::Closed { "spoke again; it was" } else { "is" };
         Finding {
-            first: since,
+            first: since.max(now.floor(WINDOW)),
             sentence: format!(
                 "{} {is} silent for {} since {}; its longest pause of {} was {}, and {name} still hears others",
                 quiet.address,
@@ -333,7 +339,7 @@ impl Silence {
 impl Detector for Silence {
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         let number = self.memory.learning.meet(row);
-        if row.platform {
+        if row.platform || row.origin != Origin::Sensor {
             return;
         }
         let (from, until) = (step(row.at), step(row.end.max(row.at)));
@@ -348,16 +354,16 @@ impl Detector for Silence {
         }
         observer.newest = observer.newest.max(until);
         let multicast = row.class == FlowClass::Multicast;
-        if row.outcome != Outcome::Success && !multicast {
-            return;
-        }
-        let speaks = own_ends(row);
-        for (address, own) in [(row.source, speaks[0]), (row.destination, speaks[1] && !multicast)] {
+        let met = row.outcome == Outcome::Success || multicast;
+        let [ours, theirs] = own_ends(row);
+        let refused = row.outcome == Outcome::Reset;
+        for (address, own) in [(row.source, ours), (row.destination, theirs && !multicast && (met || refused))] {
             let [high, low] = halves(address);
-            let key = fingerprint(&[high, low, u64::from(from) << 32 | u64::from(until), u64::from(number)]);
+            let key =
+                fingerprint(&[high, low, u64::from(from) << 32 | u64::from(until), u64::from(number) << 1 | u64::from(met)]);
             if own && !self.memory.recent.has(key) {
                 self.memory.recent.put(key);
-                self.hear(address, number, (from, until), findings);
+                self.hear(address, number, Heard { from, until, met }, findings);
             }
         }
     }

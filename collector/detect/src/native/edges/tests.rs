@@ -96,16 +96,20 @@ fn a_first_logon_is_told_once_and_quietly() {
 
 #[test]
 fn three_hosts_newly_opened_within_the_hour_are_grave_and_two_are_not() {
-    let opens = |hosts: usize, apart: f64| {
+    let opens = |hosts: usize, apart: f64, known: bool| {
+        let before = known.then(|| talk("10.0.4.7", "10.0.0.60", TCP, 443, 3.0 * DAY, 900));
         let moves = (0..hosts).map(|n| talk("10.0.4.7", &format!("10.0.9.{}", n + 1), TCP, 22, WEEK + n as f64 * apart, 9_000));
-        let findings = tells(detection(&only("ND-13", "")), &after_a_week(moves.collect()));
+        let findings = tells(detection(&only("ND-13", "")), &after_a_week(before.into_iter().chain(moves).collect()));
         findings.iter().map(|finding| (finding.stage, finding.rule.severity, finding.evidence.value)).collect::<Vec<_>>()
     };
     let (low, high) = (Severity::Low, Severity::High);
-    assert_eq!(opens(2, 600.0), [(Stage::Crossed, low, 1.0), (Stage::Grown, low, 2.0)]);
-    assert_eq!(opens(3, 600.0), [(Stage::Crossed, low, 1.0), (Stage::Crossed, high, 3.0), (Stage::Grown, low, 2.0)]);
+    assert_eq!(opens(2, 600.0, true), [(Stage::Crossed, low, 1.0), (Stage::Grown, low, 2.0)]);
+    assert_eq!(opens(3, 600.0, true), [(Stage::Crossed, low, 1.0), (Stage::Crossed, high, 3.0), (Stage::Grown, low, 2.0)]);
     // Three in an hour and twenty minutes, never three within one hour.
-    assert!(opens(3, 2_400.0).iter().all(|&(_, severity, _)| severity == low));
+    assert!(opens(3, 2_400.0, true).iter().all(|&(_, severity, _)| severity == low));
+    // A laptop with a new lease meets its eight servers; nine are more than a lease.
+    assert!(opens(8, 60.0, false).iter().all(|&(_, severity, _)| severity == low));
+    assert!(opens(9, 60.0, false).iter().any(|&(_, severity, value)| severity == high && value == 9.0));
 }
 
 #[test]
@@ -140,11 +144,22 @@ fn administrators_and_servers_that_everybody_uses_are_no_news() {
     let fewer: Vec<FlowRecord> = records.iter().filter(|record| record.source != host("10.0.5.8")).cloned().collect();
     assert_eq!(tells(detection(&only("ND-13", "")), &fewer).len(), 1);
 
+    let known = talk("10.0.0.99", "10.0.0.60", TCP, 443, 3.0 * DAY, 900);
     let admin = (1..9).map(|n| talk("10.0.0.99", &format!("10.0.9.{n}"), TCP, 22, WEEK + f64::from(n), 9_000));
     let roles = Roles::default().with("10.0.0.99".parse().expect("a prefix"), Role::Admin, at(99.0 * DAY));
-    let records = after_a_week(admin.collect());
+    let records = after_a_week([known].into_iter().chain(admin).collect());
     assert!(tells(detection(&only("ND-13", "")).with_roles(roles), &records).is_empty());
     assert_eq!(tells(detection(&only("ND-13", "")), &records).last().map(|finding| finding.evidence.value), Some(8.0));
+}
+
+#[test]
+fn an_ipv6_host_that_changed_its_address_opens_nothing_new() {
+    let logon = |source: &str, secs: f64| talk(source, "fd00::9:2", TCP, 22, secs, 9_000);
+    let first = logon("fd00:0:0:4:5054:ff:fe00:1", 2.0 * DAY);
+    let same_network = after_a_week(vec![first.clone(), logon("fd00:0:0:4:8d3c:51a2:9:77", WEEK)]);
+    assert_eq!(sentences(&tells(detection(&only("ND-13", "")), &same_network)), Vec::<&str>::new());
+    let another = after_a_week(vec![first, logon("fd00:0:0:7::1", WEEK)]);
+    assert_eq!(tells(detection(&only("ND-13", "")), &another).len(), 1);
 }
 
 #[test]
@@ -375,6 +390,16 @@ fn office_machines_blind_sensors_and_dead_taps_are_nobodys_silence() {
     let records: Vec<FlowRecord> = (1..=5).flat_map(|n| pair(n, if n == 1 { 4.0 * HOUR } else { 3.0 * HOUR })).collect();
     let findings = tells(detection(&only("ND-16", "learn_secs = 3600")), &records);
     assert_eq!(sentences(&findings), ["8 of the 10 hosts that tap hears all the time are silent at once"]);
+
+    // When they are back but for one, that one is told.
+    let mut records: Vec<FlowRecord> = records;
+    for n in 2..=5 {
+        let (source, destination) = (format!("10.1.0.{n}"), format!("10.1.1.{}", if n == 5 { 4 } else { n }));
+        records.extend(polls(&source, &destination, 10, (3.2 * HOUR, 4.0 * HOUR)));
+    }
+    let findings = tells(detection(&only("ND-16", "learn_secs = 3600")), &records);
+    assert!(findings.iter().any(|finding| finding.sentence.starts_with("10.1.1.5 is silent")), "{:?}", sentences(&findings));
+    assert!(findings.iter().all(|finding| finding.stage != Stage::Closed), "{:?}", sentences(&findings));
 }
 
 #[test]
