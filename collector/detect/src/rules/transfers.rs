@@ -48,7 +48,7 @@ native_settings! {
     }
     /// An hour fires so many spreads above the median of this hour of the week. Lower finds smaller rises.
     z_hour: f64 = 6.0,
-    /// And never below this many octets; ten times as many while nothing is usual yet, or to a network that many hosts send to.
+    /// And never below this many octets; ten times as many to a network that many hosts send to.
     octets_min: u64 = 10_000_000,
     /// A day fires so many spreads above the median of the host's days.
     z_day: f64 = 5.0,

@@ -7,24 +7,29 @@
 //! | coverage | half a day without a break, or a whole day | less than [`HOURS_MIN`] hours |
 //! | flatness | as many contacts in every hour | all in a few hours |
 //!
-//! Their weighted mean is the base, but limited by the interval: who is busy all day in no rhythm is no beacon. What is known
-//! of the destination then moves it: what most hosts call is the estate's own software; what hardly any other does, or what was never
-//! called before, is not. Software that phones home from few hosts is as regular as a beacon and cannot be told from one by its flows.
+//! Their weighted mean is the base. What is known of the destination moves it: what most hosts call is the estate's own software; what
+//! hardly any other does, or what was never called before, is not. And the intervals limit it: who is busy all day in no rhythm is no
+//! beacon, whatever he calls. Software that phones home from few hosts is as regular as a beacon and cannot be told from one by its flows.
 //!
-//! The four parts are those of RITA, from their description; the comb, the bursts and the limit by the interval are ours.
+//! The four parts are those of RITA, from their description; the comb, the bursts and the limit are ours.
 
 use spanwatch_kql::stats::{mean, percentile, stdev};
 
 /// Hours with contacts that it takes to cover anything.
 pub const HOURS_MIN: usize = 6;
-/// Contacts that it takes to have a rhythm.
+/// Contacts that it takes to look for a rhythm.
 pub const CONTACTS_MIN: usize = 6;
+/// Intervals that it takes to have one.
+const INTERVALS_MIN: usize = 9;
 /// Hosts on the network that it takes to say what is rare or common among them.
 pub const HOSTS_MIN: usize = 10;
 
-/// Intervals at least so regular do not limit the base; below, its limit falls twice as fast. Contacts by chance are at 0.55.
-const RHYTHM: f64 = 0.8;
-/// Tenths of a second: a spread of intervals below this is none.
+/// How far intervals may lie off the period, as a part of it and with the doubt of few of them, before that limits the total: half of a
+/// jitter of 40 %, and some. Of contacts by chance it is 0.69.
+const SPREAD_FREE: f64 = 0.25;
+/// How fast the limit falls beyond.
+const LIMIT_RATE: f64 = 3.0;
+/// Tenths of a second: quartiles of intervals closer than this are not skewed.
 const SPREAD_MIN: f64 = 100.0;
 
 /// What was seen of one host's contacts with one service.
@@ -85,6 +90,8 @@ pub struct Score {
     pub total: f64,
     /// The same, before the service's standing is.
     pub base: f64,
+    /// What the total can be at most, by how far the intervals lie off the period.
+    pub limit: f64,
     /// Regularity of the intervals.
     pub interval: f64,
     /// Regularity of the sizes; none where nobody counted octets.
@@ -105,7 +112,7 @@ impl Score {
     /// The same contacts with a service of another standing.
     #[must_use]
     pub fn with(self, standing: Standing) -> Self {
-        let total = if self.base > 0.0 { (self.base + modifier(standing)).clamp(0.0, 1.0) } else { 0.0 };
+        let total = if self.base > 0.0 { (self.base + modifier(standing)).min(self.limit).max(0.0) } else { 0.0 };
         Self { total, ..self }
     }
 
@@ -115,10 +122,10 @@ impl Score {
     }
 }
 
-/// How much `contacts` are like a beacon; 0 with fewer than [`CONTACTS_MIN`] of them, or in fewer than [`HOURS_MIN`] hours.
+/// How much `contacts` are like a beacon; 0 with fewer than ten of them, or in fewer than [`HOURS_MIN`] hours.
 pub fn score(contacts: Contacts<'_>, standing: Standing, weights: Weights) -> Score {
     let intervals = beats(contacts.starts);
-    if contacts.starts.len() < CONTACTS_MIN || intervals.len() + 1 < CONTACTS_MIN {
+    if contacts.starts.len() < CONTACTS_MIN || intervals.len() < INTERVALS_MIN {
         return Score::default();
     }
     let beat = beat(&intervals);
@@ -129,11 +136,14 @@ pub fn score(contacts: Contacts<'_>, standing: Standing, weights: Weights) -> Sc
     let parts = [Some(beat.regularity), size, Some(coverage), Some(flatness)];
     let base = match coverage {
         0.0 => 0.0,
-        _ => weighted_mean(parts, weights).min(1.0 - 2.0 * (RHYTHM - beat.regularity)).max(0.0),
+        _ => weighted_mean(parts, weights),
     };
+    // Few intervals lie together by chance.
+    let doubt = 0.5 / (intervals.len() as f64).sqrt();
     let parts = Score {
         total: base,
         base,
+        limit: (1.0 - LIMIT_RATE * (beat.jitter / 2.0 + doubt - SPREAD_FREE)).clamp(0.0, 1.0),
         interval: beat.regularity,
         size,
         coverage,
@@ -207,7 +217,7 @@ fn beat(intervals: &[f64]) -> Beat {
     let plain = Beat { regularity: regularity(intervals, SPREAD_MIN), period: median, jitter: 2.0 * spread(intervals, median) };
     match comb(intervals) {
         // Where beats were missed the median is too long, whichever of the two is the more regular.
-        Some(comb) => Beat { regularity: comb.regularity.max(plain.regularity), ..comb },
+        Some(comb) => Beat { regularity: comb.regularity.max(plain.regularity), jitter: comb.jitter.min(plain.jitter), ..comb },
         None => plain,
     }
 }

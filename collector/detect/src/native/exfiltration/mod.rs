@@ -12,8 +12,9 @@
 //! What is usual is a median, and a spread its median deviation, at least a twentieth of it and 1 MB ([`past`]). It is told as soon as the
 //! running hour or day is over the bar, again when it has doubled, and at its end if it has grown.
 //!
-//! As long as nothing is usual yet (fewer than three days watched), the bars of hour and upload are ten times as high, the network must be
-//! one that few send to, and confidence is low. To a network that many hosts send to, the hour's bar is ten times as high as well.
+//! Hour and day begin when three days of the host are known. An upload in the first week, when every network is new, needs ten times as
+//! much, is told with low confidence, and not on the first day, which shows who sends where. To a network that many hosts send to, the
+//! hour's `octets_min` is ten times as high; to one to which the host itself sent most on three earlier days, the whole bar is.
 //!
 //! Innocent things that look alike: a nightly backup is usual after three days, a weekly one after two weeks, servers with the role
 //! `backup` are not looked at; a video call receives as much as it sends; the first synchronisation of a new computer goes where others
@@ -57,8 +58,10 @@ use crate::{Detector, State};
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Hours are remembered of a host that ever sent so many octets in one: the spread is never smaller.
 const REMEMBERED_MIN: u64 = past::SPREAD_MIN as u64;
-/// Bars are so many times as high where nothing is usual yet, and where many send.
+/// Bars are so many times as high where an innocent reason is likely.
 const CAUTION: f64 = 10.0;
+/// Earlier days on which a network got most of what the host sent, after which it is no stranger.
+const ESTABLISHED_DAYS: u32 = 3;
 /// What went to the peer that got most is at least so many times what came from it, in an hour and a day; in an upload.
 const ONE_WAY: u64 = 2;
 const UPLOAD: u64 = 10;
@@ -182,9 +185,10 @@ impl Exfiltration {
         let traffic = sum.traffic;
         let usual = usual_hour(host.past.as_deref(), &self.watched(host.since), hour, self.settings.z_hour);
         let to_few = sum.top.0 == row.destination.0 && (standing.few || standing.new);
-        let least = self.settings.octets_min as f64 * if to_few && usual.basis != Basis::Nothing { 1.0 } else { CAUTION };
-        let bar = usual.bar.max(least);
-        let fires = traffic.out as f64 >= bar && sum.top.1.is_one_way(ONE_WAY) && (to_few || usual.basis != Basis::Nothing);
+        let established = host.days_to(network(Address(sum.top.0))) >= ESTABLISHED_DAYS;
+        let least = self.settings.octets_min as f64 * if to_few { 1.0 } else { CAUTION };
+        let bar = usual.bar.max(least) * if established { CAUTION } else { 1.0 };
+        let fires = usual.basis != Basis::Nothing && traffic.out as f64 >= bar && sum.top.1.is_one_way(ONE_WAY);
         let top = sum.top;
         let confidence = confidence(usual.basis, to_few);
         self.hosts.get_mut(&row.source.0)?.hours.get_mut(hour)?.bar =
@@ -193,13 +197,19 @@ impl Exfiltration {
             return None;
         }
         let key = (Facet::Hour, row.source.0, 0, start_of_hour(hour));
-        Some(self.tell(key, row, traffic, Measure { bar, usual: Some(usual), confidence, service: None, towards: top.0 }))
+        Some(self.tell(
+            key,
+            row,
+            traffic,
+            Measure { bar, usual: Some(usual), confidence, service: None, towards: top.0, new: standing.new },
+        ))
     }
 
     fn test_day(&mut self, row: &Row, day: u32, standing: Standing, there: Traffic) -> Option<Finding> {
         let host = self.hosts.get(&row.source.0)?;
         let sum = host.days.get(day)?;
-        let rare = standing.few || standing.new;
+        let established = host.days_to(network(row.destination)) >= ESTABLISHED_DAYS;
+        let rare = (standing.few || standing.new) && !established;
         if (sum.traffic.out as f64) < sum.bar || !rare {
             return None;
         }
@@ -219,6 +229,7 @@ impl Exfiltration {
             confidence: confidence(usual.basis, true),
             service: None,
             towards: row.destination.0,
+            new: standing.new,
         };
         fires.then(|| self.tell(key, row, traffic, measure))
     }
@@ -234,16 +245,18 @@ impl Exfiltration {
         let (facet, bar, fires, confidence) = if key.tunnel {
             (Facet::Tunnel, self.settings.tunnel_octets_min as f64, true, 0.6)
         } else {
-            // In its first week nobody knows what is new: what few send to will do, if it is much.
+            // In its first week nobody knows what is new: what few send to will do, if it is much. The first day only shows who is who.
             let learning = key.day * 24 < self.began + 7 * 24;
             let bar = self.settings.upload_octets_min as f64 * if learning { CAUTION } else { 1.0 };
-            let there = standing.few && (standing.new || learning);
+            let first_day = hour_of(row.at) < self.began + 24;
+            let before = self.hosts.get(&key.source).map_or(0, |host| host.days_to(network(row.destination)));
+            let there = standing.few && (standing.new || learning && !first_day && before == 0);
             let fires = there && traffic.out as f64 >= bar && traffic.is_one_way(UPLOAD);
             (Facet::Upload, bar, fires, if learning { 0.3 } else { 0.7 })
         };
         self.pairs.get_mut(&key)?.bar = if fires { 2.0 } else { 1.1 } * traffic.out as f64;
         let service = key.tunnel.then_some((row.protocol, row.port));
-        let measure = Measure { bar, usual: None, confidence, service, towards: row.destination.0 };
+        let measure = Measure { bar, usual: None, confidence, service, towards: row.destination.0, new: standing.new };
         fires.then(|| self.tell((facet, row.source.0, row.destination.0, day), row, traffic, measure))
     }
 
@@ -265,7 +278,11 @@ impl Exfiltration {
             last: row.at,
             bar: measure.bar,
             median: measure.usual.filter(|usual| usual.basis != Basis::Nothing).map(|usual| usual.median),
-            basis: measure.usual.map(|usual| basis(usual, facet)).unwrap_or_default(),
+            basis: match measure.usual {
+                Some(usual) => basis(usual, facet),
+                None if measure.new => "and nobody did a week ago".to_owned(),
+                None => "but all has been watched for less than a week, so what is new is not known".to_owned(),
+            },
             confidence: measure.confidence,
             service: measure.service,
             towards: measure.towards,
@@ -295,7 +312,8 @@ impl Exfiltration {
             }
             Facet::Upload => {
                 format!(
-                    "{source} sent {out} to {towards} {since} and got {back} back; hardly any other host sends to that network, and nobody did a week ago"
+                    "{source} sent {out} to {towards} {since} and got {back} back; hardly any other host sends to that network, {}",
+                    told.basis
                 )
             }
             Facet::Tunnel => {
@@ -378,7 +396,7 @@ impl Exfiltration {
         self.hosts.retain(|_, host| {
             anything |= host.close_hour(hour, REMEMBERED_MIN);
             if day_ends {
-                host.close_day(day);
+                host.close_day(day, REMEMBERED_MIN);
             }
             let kept = hour.saturating_sub(host.last) <= FORGOTTEN_AFTER[usize::from(host.past.is_some())];
             bytes += if kept { host.bytes() } else { 0 };
@@ -429,6 +447,8 @@ struct Measure {
     confidence: f64,
     service: Option<(u8, u16)>,
     towards: u128,
+    /// Whether nobody sent there a week ago.
+    new: bool,
 }
 
 fn confidence(basis: Basis, to_few: bool) -> f64 {
@@ -437,14 +457,14 @@ fn confidence(basis: Basis, to_few: bool) -> f64 {
         Basis::Days(_) => 0.6,
         Basis::Weeks(_) => 0.75,
     };
-    if to_few && basis != Basis::Nothing { by_basis + 0.1 } else { by_basis }
+    if to_few { by_basis + 0.1 } else { by_basis }
 }
 
 /// `usual for this hour of the week are 12.0 MB (median of 3 weeks)`.
 fn basis(usual: Usual, facet: Facet) -> String {
     let median = in_bytes(usual.median);
     match (facet, usual.basis) {
-        (_, Basis::Nothing) => "nothing is usual yet, because it has been watched for less than three days".to_owned(),
+        (_, Basis::Nothing) => "nothing is usual yet".to_owned(),
         (Facet::Day, Basis::Days(days)) => format!("usual in a day is {median} (median of {days} days)"),
         (Facet::Day, Basis::Weeks(weeks)) => format!("usual for this day of the week is {median} (median of {weeks} weeks)"),
         (_, Basis::Days(days)) => format!("usual for this hour is {median} (median of {days} days)"),

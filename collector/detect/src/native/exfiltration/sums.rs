@@ -1,9 +1,15 @@
 //! What hosts and pairs of hosts have sent in the open hours and days.
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::net::Address;
 
 use super::past::Past;
+use crate::native::network;
 use crate::native::sightings::Sightings;
+
+/// Networks that are remembered of a host, and for how many days after the last.
+const KNOWN_MAX: usize = 4;
+const KNOWN_DAYS: u32 = 28;
 
 /// Octets both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +83,15 @@ pub(super) struct Host {
     pub(super) hours: Open,
     pub(super) days: Open,
     pub(super) past: Option<Box<Past>>,
+    /// Networks that got most on earlier days, on how many, and on which last.
+    known: Vec<(u128, u32, u32)>,
     /// Rows of the open hours, once they carry much.
     pub(super) rows: Option<Box<Sightings>>,
 }
 
 impl Host {
     pub(super) const fn new(hour: u32) -> Self {
-        Self { since: hour, last: hour, hours: Open::new(), days: Open::new(), past: None, rows: None }
+        Self { since: hour, last: hour, hours: Open::new(), days: Open::new(), past: None, known: Vec::new(), rows: None }
     }
 
     /// Takes in what it sent and got in `hour`, and what it and `peer` have exchanged in that hour by now.
@@ -112,16 +120,40 @@ impl Host {
         sent.is_some()
     }
 
-    pub(super) fn close_day(&mut self, day: u32) {
-        let sent = self.days.get(day).map_or(0, |sum| sum.traffic.out);
+    pub(super) fn close_day(&mut self, day: u32, remembered_min: u64) {
+        let (sent, (peer, there)) = self.days.get(day).map_or((0, (0, Traffic::NONE)), |sum| (sum.traffic.out, sum.top));
         if let Some(past) = &mut self.past {
             past.set_day(day, sent);
         }
+        if there.out < remembered_min {
+            return;
+        }
+        let network = network(Address(peer));
+        self.known.retain(|&(_, _, last)| last + KNOWN_DAYS >= day);
+        match self.known.iter_mut().find(|(known, ..)| *known == network) {
+            Some((_, days, last)) => (*days, *last) = (*days + 1, day),
+            None => {
+                if self.known.len() >= KNOWN_MAX
+                    && let Some(place) = (0..self.known.len()).min_by_key(|&place| self.known[place].2)
+                {
+                    self.known.remove(place);
+                }
+                self.known.push((network, 1, day));
+            }
+        }
+    }
+
+    /// On how many earlier days `network` got most of what it sent.
+    pub(super) fn days_to(&self, network: u128) -> u32 {
+        self.known.iter().find(|(known, ..)| *known == network).map_or(0, |&(_, days, _)| days)
     }
 
     pub(super) fn bytes(&self) -> usize {
         let rows = self.rows.as_ref().map_or(0, |rows| rows.to_vec().len() * 200);
-        size_of::<(u128, Self)>() + self.past.as_ref().map_or(0, |past| past.bytes()) + rows
+        size_of::<(u128, Self)>()
+            + self.known.len() * size_of::<(u128, u32, u32)>()
+            + self.past.as_ref().map_or(0, |past| past.bytes())
+            + rows
     }
 
     pub(super) fn is_sound(&self) -> bool {

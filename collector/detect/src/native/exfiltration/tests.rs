@@ -151,12 +151,27 @@ fn an_upload_to_a_new_network_and_many_small_hours_and_a_tunnel_are_told() {
 }
 
 #[test]
-fn while_nothing_is_usual_the_bars_are_higher_and_confidence_is_low() {
-    let first_day = |out: u64| with(ordinary(1.0), [transfer("10.0.0.7", "203.0.113.9", 5.0 * HOUR + 300.0, out, 1_000)]);
-    assert_eq!(told(&first_day(90 * MB)), Vec::<String>::new());
-    let findings = run(&first_day(150 * MB), Roles::default());
+fn in_the_first_week_uploads_need_more_and_on_the_first_day_nothing_is_told() {
+    let told_at = |hours: f64, out: u64| {
+        run(&with(ordinary(6.0), [transfer("10.0.0.7", "203.0.113.9", hours * HOUR + 300.0, out, 1_000)]), Roles::default())
+    };
+    assert!(told_at(20.0, 5_000 * MB).is_empty(), "the first day");
+    assert!(told_at(30.0, 490 * MB).is_empty());
+    let findings = told_at(30.0, 500 * MB);
     assert_eq!(findings.len(), 1);
-    assert!(findings[0].confidence <= 0.3 && findings[0].sentence.contains("nothing is usual yet"), "{}", findings[0].sentence);
+    let finding = &findings[0];
+    assert!(finding.confidence <= 0.3 && finding.sentence.ends_with("so what is new is not known"), "{}", finding.sentence);
+    let hour = |finding: &Finding| finding.subject.to_string() == "10.0.0.7 (hour)";
+    assert!(told_at(100.0, 40 * MB).iter().any(hour), "three days are enough for an hour");
+}
+
+#[test]
+fn the_full_backup_after_a_week_of_small_ones_goes_where_it_always_goes() {
+    let nightly = (0..12).map(|night| {
+        let out = if night % 7 == 5 { 43_000 * MB } else { 7_700 * MB };
+        transfer("10.0.0.40", "198.51.100.200", (f64::from(night) + 0.7) * DAY, out, 100 * MB)
+    });
+    assert_eq!(told(&with(ordinary(12.0), nightly)), Vec::<String>::new());
 }
 
 #[test]
