@@ -160,7 +160,7 @@ impl Sample {
         }
         if self.targets.len() == self.targets.capacity() {
             // Most sources have one or two targets, and there are many such sources.
-            self.targets.reserve_exact(self.targets.len().max(1));
+            self.targets.reserve_exact(self.targets.len().clamp(1, room.saturating_sub(self.targets.len()).max(1)));
         }
         self.targets.insert(place, target);
         Noted::New
@@ -193,8 +193,14 @@ impl Sample {
         self.targets.retain(|target| target.at >= horizon);
     }
 
-    /// Marks the targets that `belongs` names: they were told of.
+    /// Marks the targets that `belongs` names: they were told of. If they were so many that only some were kept, they are forgotten: what
+    /// the source does next is looked at closely again.
     pub(super) fn mark_told(&mut self, belongs: impl Fn(&Target) -> bool) {
+        if self.level > 0 {
+            self.targets.retain(|target| !belongs(target));
+            self.targets.shrink_to_fit();
+            self.level = 0;
+        }
         self.targets.iter_mut().filter(|target| belongs(target)).for_each(|target| target.tries |= TOLD);
     }
 
