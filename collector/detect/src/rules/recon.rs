@@ -405,7 +405,10 @@ pub(super) fn scans(rules: &RuleFile, of: usize) -> Option<Box<dyn Detector>> {
         let Common { exclude, keys_max, .. } = rule.common();
         family.exclude.sources.extend(exclude.sources);
         family.exclude.destinations.extend(exclude.destinations);
-        family.exclude.ports.extend(exclude.ports.into_iter().filter(|range| !family.exclude.ports.contains(range)).collect::<Vec<_>>());
+        family
+            .exclude
+            .ports
+            .extend(exclude.ports.into_iter().filter(|range| !family.exclude.ports.contains(range)).collect::<Vec<_>>());
         family.keys_max = family.keys_max.max(keys_max);
     }
     fn on<R: Rule, T>(entry: &Entry, rule: &R, build: impl Fn(&R, RuleCard) -> T) -> Option<T> {

@@ -15,8 +15,7 @@ pub(super) const WEEK: u32 = 604_800;
 pub(super) const PING_SHARE: f64 = 0.5;
 
 /// Hosts that have contacts for many others, or look after many: what would be a scan of another host is a day's work for them.
-const BUSY: [Role; 7] =
-    [Role::Monitor, Role::Admin, Role::Nat, Role::Proxy, Role::Dns, Role::LoadBalancer, Role::PeerToPeer];
+const BUSY: [Role; 7] = [Role::Monitor, Role::Admin, Role::Nat, Role::Proxy, Role::Dns, Role::LoadBalancer, Role::PeerToPeer];
 
 /// What a source's targets look like together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -84,7 +84,15 @@ impl Scans {
     /// `family` at work; `state` names it.
     pub(crate) fn boxed(family: Family, state: State) -> Box<dyn Detector> {
         let table = Table::new(family.keys_max);
-        Box::new(Self { table, known: Known::new(family.keys_max / 2), told: BTreeSet::new(), closed: 0, forgotten: 0, state, family })
+        Box::new(Self {
+            table,
+            known: Known::new(family.keys_max / 2),
+            told: BTreeSet::new(),
+            closed: 0,
+            forgotten: 0,
+            state,
+            family,
+        })
     }
 
     /// The source was answered.

@@ -71,7 +71,8 @@ impl Target {
         if self.tries & TOLD != 0 {
             return 0;
         }
-        let doubtful = matches!((self.technique, self.came), (Technique::Udp | Technique::Ack | Technique::Maimon, Came::Nothing));
+        let doubtful =
+            matches!((self.technique, self.came), (Technique::Udp | Technique::Ack | Technique::Maimon, Came::Nothing));
         (8 >> u32::from(doubtful)) >> if self.is_regular() { 2 } else { 0 }
     }
 

@@ -217,7 +217,8 @@ impl Source {
         // One host or one service is the story if most of it happened there.
         let mostly = |part: &Option<(Scope, Tally)>| part.filter(|(_, tally)| tally.targets() * 5.0 >= all.targets() * 4.0);
         let vertically = |part: Option<(Scope, Tally)>| part.and_then(|(scope, tally)| exceeds(Shape::Vertical, scope, &tally));
-        let horizontally = |part: Option<(Scope, Tally)>| part.and_then(|(scope, tally)| exceeds(Shape::Horizontal, scope, &tally));
+        let horizontally =
+            |part: Option<(Scope, Tally)>| part.and_then(|(scope, tally)| exceeds(Shape::Horizontal, scope, &tally));
         let altogether = || match (hosts.len(), services.len()) {
             (..=2, _) => exceeds(Shape::Vertical, Scope::All, all),
             (_, ..=2) => exceeds(Shape::Horizontal, Scope::All, all),
@@ -238,7 +239,11 @@ impl Source {
         }
         let from = self.last.saturating_sub(SCALES[3]);
         let settled = self.last.saturating_sub(rule.settled_secs);
-        let targets = self.failed.targets().iter().filter(|target| self.is_free(target, from) && target.at <= settled && !target.is_regular());
+        let targets = self
+            .failed
+            .targets()
+            .iter()
+            .filter(|target| self.is_free(target, from) && target.at <= settled && !target.is_regular());
         let eighths: u64 = targets.map(Target::eighths).sum();
         let all = self.tally(from, Scope::All, false);
         (eighths >= rule.alone * 8 && all.share() >= rule.share).then(|| Verdict {

@@ -308,7 +308,9 @@ impl Spread {
     }
 
     fn close(&mut self, now: u32) {
-        let over = |search: &Search| search.told.is_some_and(|(window, _)| now >= window.saturating_add(3 * HOUR) && now > search.last + HOUR);
+        let over = |search: &Search| {
+            search.told.is_some_and(|(window, _)| now >= window.saturating_add(3 * HOUR) && now > search.last + HOUR)
+        };
         let grounds = &mut self.grounds;
         self.told.retain(|ground| {
             let Some(search) = grounds.get_mut(ground) else { return false };

@@ -59,7 +59,8 @@ pub(super) fn finding(family: &Family, key: u128, source: &Source, told: &Told, 
     let start = Timestamp::from_secs(i64::from(told.window));
     let window = Window { start, end: start.plus(Duration::from_secs(u64::from(told.window_secs()))) };
     // A second that has begun, and within the window.
-    let within = |secs: u32| Timestamp::from_secs(i64::from(secs)).max(window.start).min(window.end.minus(Duration::from_nanos(1)));
+    let within =
+        |secs: u32| Timestamp::from_secs(i64::from(secs)).max(window.start).min(window.end.minus(Duration::from_nanos(1)));
     Some(Finding {
         sentence: story.sentence(told, &names, &hosts),
         advice: advice(source, told, &story.who),
@@ -91,11 +92,8 @@ fn card(family: &Family, source: &Source, told: &Told) -> Option<Arc<RuleCard>> 
 }
 
 fn subject(key: u128, source: &Source, told: &Told) -> Subject {
-    let host = if source.network {
-        Subject { vm: Some(who(key, source)), ..Subject::default() }
-    } else {
-        Subject::host(Address(key))
-    };
+    let host =
+        if source.network { Subject { vm: Some(who(key, source)), ..Subject::default() } } else { Subject::host(Address(key)) };
     match told.scope {
         Scope::Host(destination) => Subject { destination: Some(destination), ..host },
         Scope::Service(service) => Subject { service: Some(named(service)), ..host },
@@ -191,18 +189,24 @@ fn came(targets: &[&Target], factor: u64, answered: u64) -> String {
 
 fn advice(source: &Source, told: &Told, who: &str) -> String {
     match (source.external, told.kind) {
-        (true, _) => format!("Check that what {who} tried need not be reached from outside, and block {who} if it does not stop."),
-        (false, Kind::Control) => {
-            format!("Find out at once who works on {who}: only engineering stations and masters have a reason to look for controllers.")
+        (true, _) => {
+            format!("Check that what {who} tried need not be reached from outside, and block {who} if it does not stop.")
         }
-        (false, _) => format!("Find out what runs on {who}; if it scans or monitors by order, give it the role scanner or monitor."),
+        (false, Kind::Control) => {
+            format!(
+                "Find out at once who works on {who}: only engineering stations and masters have a reason to look for controllers."
+            )
+        }
+        (false, _) => {
+            format!("Find out what runs on {who}; if it scans or monitors by order, give it the role scanner or monitor.")
+        }
     }
 }
 
 /// How many targets had been tried after each twentieth of the time.
 fn series(targets: &[&Target], told: &Told) -> Vec<f64> {
     let length = u64::from(told.last.saturating_sub(told.since)) + 1;
-    let mut points = vec![0.0; POINTS];
+    let mut points = [0.0; POINTS];
     for target in targets {
         let place = u64::from(target.at.saturating_sub(told.since)) * POINTS as u64 / length;
         points[(place as usize).min(POINTS - 1)] += 1.0;

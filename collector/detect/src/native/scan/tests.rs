@@ -52,11 +52,7 @@ fn role(source: &str, role: Role) -> Roles {
 
 /// Refused with RST.
 fn refused(source: &str, destination: &str, port: u16, secs: f64) -> FlowRecord {
-    FlowRecord {
-        start: [at(secs); 2],
-        tcp_flags: [tcp::SYN, tcp::RST | tcp::ACK],
-        ..knock(source, destination, TCP, port, secs)
-    }
+    FlowRecord { start: [at(secs); 2], tcp_flags: [tcp::SYN, tcp::RST | tcp::ACK], ..knock(source, destination, TCP, port, secs) }
 }
 
 /// The `i`th host of a rack, or of many racks.
@@ -117,10 +113,9 @@ fn slow_scans_are_told_within_a_day() {
         let findings = findings(records, Roles::default());
         findings.iter().find(|finding| finding.rule.id == rule).map(|finding| finding.last)
     };
-    for (what, gap, count, expected) in [
-        ("one probe per 15 s", 15.0, 200, 39.0 * 15.0),
-        ("one probe per 10 min", 600.0, 144, 39.0 * 600.0),
-    ] {
+    for (what, gap, count, expected) in
+        [("one probe per 15 s", 15.0, 200, 39.0 * 15.0), ("one probe per 10 min", 600.0, 144, 39.0 * 600.0)]
+    {
         assert_eq!(first("ND-01", &ports("10.0.0.9", count, gap)), Some(at(expected)), "{what}, ports: with the 40th");
         assert_eq!(first("ND-02", &hosts("10.0.0.9", usize::from(count), gap)), Some(at(expected)), "{what}, hosts");
     }
@@ -138,11 +133,16 @@ fn what_is_too_slow_for_a_day_comes_together_in_a_week() {
 
 #[test]
 fn the_random_walk_tells_of_first_contacts_to_which_nobody_comes_back() {
-    let strays = |count: usize| (0..=count).map(|i| knock("10.0.0.9", &rack(i), TCP, 445, i as f64 * 20.0 * MINUTE)).collect::<Vec<_>>();
+    let strays =
+        |count: usize| (0..=count).map(|i| knock("10.0.0.9", &rack(i), TCP, 445, i as f64 * 20.0 * MINUTE)).collect::<Vec<_>>();
     assert_eq!(told(&strays(24)), Vec::<String>::new());
     let findings = findings(&strays(25), Roles::default());
     assert_eq!(findings[0].rule.id, "ND-04");
-    assert!(findings[0].sentence.starts_with("10.0.0.9 tried 26 targets (26 hosts, 1 services) in 8 h"), "{}", findings[0].sentence);
+    assert!(
+        findings[0].sentence.starts_with("10.0.0.9 tried 26 targets (26 hosts, 1 services) in 8 h"),
+        "{}",
+        findings[0].sentence
+    );
 }
 
 #[test]
@@ -180,10 +180,12 @@ fn every_kind_of_probe_is_named() {
         .map(|i| FlowRecord { icmp_error: [0x0303, 0], ..knock("10.0.0.9", "10.0.1.1", UDP, 1 + i, f64::from(i) / 10.0) })
         .collect();
     assert_eq!(name(&unreachable), "UDP");
-    let mute = |count: u16| (0..count).map(|i| knock("10.0.0.9", "10.0.1.1", UDP, 1 + i, f64::from(i) / 10.0)).collect::<Vec<_>>();
+    let mute =
+        |count: u16| (0..count).map(|i| knock("10.0.0.9", "10.0.1.1", UDP, 1 + i, f64::from(i) / 10.0)).collect::<Vec<_>>();
     assert_eq!(told(&mute(49)), Vec::<String>::new(), "a datagram need not be answered");
     assert_eq!(told(&mute(50)), ["ND-01 10.0.0.9 > 10.0.1.1 25"]);
-    let ping = |i: usize| FlowRecord { icmp_type_code: [0x0800, 0], ..knock("10.0.0.9", &rack(i), protocol::ICMP, 0, i as f64 / 10.0) };
+    let ping =
+        |i: usize| FlowRecord { icmp_type_code: [0x0800, 0], ..knock("10.0.0.9", &rack(i), protocol::ICMP, 0, i as f64 / 10.0) };
     let pings: Vec<FlowRecord> = (0..30).map(ping).collect();
     assert_eq!((name(&pings), told(&pings)), ("ping".to_owned(), vec!["ND-02 10.0.0.9 ICMP 25".to_owned()]));
 }
@@ -229,9 +231,8 @@ fn a_few_open_ports_do_not_hide_the_rest() {
 
 #[test]
 fn a_source_that_goes_from_host_to_host_is_told_as_a_whole_after_two() {
-    let scan: Vec<FlowRecord> = (0..400_u16)
-        .map(|i| knock("10.0.0.9", &rack(usize::from(i / 40)), TCP, 1_000 + i % 40, f64::from(i) / 100.0))
-        .collect();
+    let scan: Vec<FlowRecord> =
+        (0..400_u16).map(|i| knock("10.0.0.9", &rack(usize::from(i / 40)), TCP, 1_000 + i % 40, f64::from(i) / 100.0)).collect();
     let told = told(&scan);
     assert_eq!(told.len(), 3, "{told:?}");
     assert!(told[0].starts_with("ND-01") && told[1].starts_with("ND-01") && told[2].starts_with("ND-03"), "{told:?}");
@@ -239,7 +240,8 @@ fn a_source_that_goes_from_host_to_host_is_told_as_a_whole_after_two() {
 
 #[test]
 fn a_scanner_that_hops_over_addresses_is_told_as_a_network() {
-    let hop = |i: u16, sources: u16| knock(&format!("198.51.100.{}", i % sources + 1), "10.0.1.1", TCP, 1_000 + i, f64::from(i) / 10.0);
+    let hop =
+        |i: u16, sources: u16| knock(&format!("198.51.100.{}", i % sources + 1), "10.0.1.1", TCP, 1_000 + i, f64::from(i) / 10.0);
     assert_eq!(told(&(0..25).map(|i| hop(i, 13)).collect::<Vec<_>>()), ["ND-01 198.51.100.0/24 > 10.0.1.1 25"]);
     silent("one less", &(0..24).map(|i| hop(i, 13)).collect::<Vec<_>>());
     let v6 = |i: u16| knock(&format!("2001:db8:1:2::{:x}", i % 13 + 1), "10.0.1.1", TCP, 1_000 + i, f64::from(i) / 10.0);
@@ -261,7 +263,10 @@ fn three_controllers_are_enough_from_a_host_that_polls_none() {
 #[test]
 fn innocent_traffic_stays_silent() {
     let spread = |i: usize| format!("10.{}.{}.7", i / 250, i % 250);
-    silent("load test that is refused", &(0..4_000).map(|i| refused("10.0.0.1", "10.0.0.2", 443, f64::from(i) / 100.0)).collect::<Vec<_>>());
+    silent(
+        "load test that is refused",
+        &(0..4_000).map(|i| refused("10.0.0.1", "10.0.0.2", 443, f64::from(i) / 100.0)).collect::<Vec<_>>(),
+    );
     silent("update storm", &(0..2_000).map(|i| knock(&spread(i), &rack(i % 3), TCP, 8_530, i as f64 / 50.0)).collect::<Vec<_>>());
     let resolver = (0..3_000).map(|i| match i % 12 {
         0 => knock("10.0.0.53", &format!("203.0.{}.{}", i / 250, i % 250), UDP, 53, f64::from(i)),
@@ -272,7 +277,11 @@ fn innocent_traffic_stays_silent() {
     silent("poller of thirty dead hosts for two days", &(0..30 * 2_880).map(dead_poll).collect::<Vec<_>>());
     let shared = (0..6_000_usize).map(|i| {
         let (peer, port) = (format!("203.{}.{}.{}", i % 7, i / 250, i % 250), if i % 5 == 0 { 6_881 } else { 10_000 + i as u16 });
-        if i * 7_919 % 101 < 55 { knock("10.0.0.8", &peer, TCP, port, i as f64) } else { talk("10.0.0.8", &peer, TCP, port, i as f64, 40_000) }
+        if i * 7_919 % 101 < 55 {
+            knock("10.0.0.8", &peer, TCP, port, i as f64)
+        } else {
+            talk("10.0.0.8", &peer, TCP, port, i as f64, 40_000)
+        }
     });
     silent("file sharing, 55 % of the peers gone", &shared.collect::<Vec<_>>());
     let ads = (0..400).map(|i| match i % 40 {
@@ -293,7 +302,8 @@ fn innocent_traffic_stays_silent() {
         };
         silent("backscatter", &(0..3_000).map(scattered).collect::<Vec<_>>());
     }
-    let answers = |i: usize| FlowRecord { source_port: 53, ..knock("198.51.100.53", &spread(i), UDP, 1_024 + i as u16, i as f64) };
+    let answers =
+        |i: usize| FlowRecord { source_port: 53, ..knock("198.51.100.53", &spread(i), UDP, 1_024 + i as u16, i as f64) };
     silent("backscatter of forged questions", &(0..300).map(answers).collect::<Vec<_>>());
     silent("traceroute", &(0..90).map(|i| knock("10.0.0.5", "203.0.113.9", UDP, 33_434 + i, f64::from(i))).collect::<Vec<_>>());
 }
@@ -393,7 +403,8 @@ fn a_flood_of_sources_stays_within_its_room_and_hides_no_scanner() {
             detection.poll(at(secs), &mut found);
         }
     }
-    let subjects: Vec<String> = found.iter().filter(|finding| finding.stage == Stage::Crossed).map(|finding| finding.subject.to_string()).collect();
+    let subjects: Vec<String> =
+        found.iter().filter(|finding| finding.stage == Stage::Crossed).map(|finding| finding.subject.to_string()).collect();
     assert_eq!(subjects, ["10.0.0.9 TCP/445"]);
     let state = detection.states().next().expect("the family");
     assert!(state.keys <= 4_096 && state.refused > 30_000, "{state:?}");
