@@ -188,7 +188,12 @@ impl Watch {
     /// Puts new rules into force. Those whose settings are the same keep what they have learned.
     fn reload(&mut self, rules: &RuleFile, vitals: &Vitals) {
         self.tell(vitals);
-        let fresh = || Detection::new(rules, Mode::Stream).with_sites(self.sites.clone()).with_roles(self.roles.clone()).with_threads(self.threads);
+        let fresh = || {
+            Detection::new(rules, Mode::Stream)
+                .with_sites(self.sites.clone())
+                .with_roles(self.roles.clone())
+                .with_threads(self.threads)
+        };
         let mut detection = fresh();
         match detection.restore(&self.detection.snapshot()) {
             Ok(anew) if anew.is_empty() => tracing::info!("rules read again: all go on"),

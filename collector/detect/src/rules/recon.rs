@@ -335,7 +335,7 @@ native_settings! {
         severity: Medium,
         attack: ["T1046", "T1595.001"],
         exclude_ports: [PortRange::TRACEROUTE],
-        keys_max: 16_384,
+        keys_max: 8_192,
     }
     /// Fires at so many sources within an hour. Lower finds smaller teams, and more chance meetings of strangers.
     sources_min: u64 = 50,

@@ -117,102 +117,68 @@ impl Scans {
     /// The source knocked in vain.
     fn fail(&mut self, row: &Row, target: &Target, findings: &mut Vec<Finding>) {
         let external = is_external(row);
-        let key = host_key(row.source);
-        let Some(noted) = self.note(key, row, target, |source| (source.external, source.roles) = (external, row.source_roles))
-        else {
-            return;
-        };
-        let is_told = self.tell(key, row, target, noted, findings);
+        let about = |source: &mut Source| (source.external, source.roles) = (external, row.source_roles);
         // A source that is told of by itself need not be told of with its network.
-        if noted == Noted::New && !is_told {
+        if self.strike(host_key(row.source), row, target, about, findings) == Some(Struck::Loose) {
             for bits in networks(row.source, external) {
-                let key = network_key(row.source, *bits);
                 let about = |source: &mut Source| (source.external, source.network) = (external, true);
-                if let Some(noted) = self.note(key, row, target, about) {
-                    self.tell(key, row, target, noted, findings);
-                }
+                self.strike(network_key(row.source, *bits), row, target, about, findings);
             }
         }
     }
 
-    /// Takes in the target under `key`.
-    fn note(&mut self, key: u128, row: &Row, target: &Target, about: impl FnOnce(&mut Source)) -> Option<Noted> {
-        let (source, earlier) = self.table.admit(key, target)?;
+    /// Takes in the target under `key`, and tells what it makes worth telling; nothing if there is no place for the source.
+    fn strike(
+        &mut self,
+        key: u128,
+        row: &Row,
+        target: &Target,
+        about: impl FnOnce(&mut Source),
+        findings: &mut Vec<Finding>,
+    ) -> Option<Struck> {
+        let Self { family, table, known, told, .. } = self;
+        let (source, earlier) = table.admit(key, target)?;
         let before = source.octets();
         about(source);
         if let Some(earlier) = earlier {
             source.fail(earlier);
         }
+        close(family, key, source, target.at, told, findings);
         source.answered.remove(target);
         let noted = source.fail(*target);
         if noted == Noted::New
-            && let Some(rule) = &self.family.walk
+            && let Some(rule) = &family.walk
         {
             source.walk.step(&rule.hypotheses, true);
         }
         if noted != Noted::Passed && (source.case.is_some() || source.failed.targets().len() >= CASE_FROM) {
             source.case.get_or_insert_with(Box::<Case>::default).keep(row, target);
         }
-        let after = source.octets();
-        self.table.account(before, after);
-        Some(noted)
-    }
-
-    /// Tells what the target under `key` makes worth telling; says whether something is told of it that is not over.
-    fn tell(&mut self, key: u128, row: &Row, target: &Target, noted: Noted, findings: &mut Vec<Finding>) -> bool {
-        self.close(key, target.at, findings);
-        let Self { family, table, told, known, .. } = self;
-        let Some(source) = table.get_mut(key) else { return false };
-        if noted == Noted::Passed {
-            return source.case.as_ref().is_some_and(|case| case.claims(target));
-        }
-        let before = source.octets();
-        let place_of = |source: &Source, shapeless| source.case.as_ref().and_then(|case| case.place_of(target, shapeless));
-        if let Some(place) = place_of(source, false) {
-            grow(family, key, source, place, noted, findings);
-            return true;
-        }
         // Nobody is told of a scanner's work, but what it does is known when it loses the role.
-        if source.roles.has(Role::Scanner) {
-            return false;
-        }
-        let seeks = is_control(target.service())
-            && row.direction != Direction::Outbound
-            && !known.contains(row.source, Address::NONE, ANY_CONTROL);
-        let verdict = source.judge(family).or_else(|| seeks.then(|| source.seeks_control(family)).flatten());
-        if let Some(verdict) = &verdict {
-            open(family, key, source, verdict, target.at, findings);
+        let is_told = !source.roles.has(Role::Scanner) && {
+            let seeks = is_control(target.service())
+                && row.direction != Direction::Outbound
+                && !known.contains(row.source, Address::NONE, ANY_CONTROL);
+            tell(family, key, source, target, noted, seeks, findings)
+        };
+        if is_told {
             told.insert(key);
-        } else if let Some(place) = place_of(source, true) {
-            grow(family, key, source, place, noted, findings);
         }
         let after = source.octets();
         table.account(before, after);
-        verdict.is_some()
-    }
-
-    /// Closes what is over at `now` of the source at `key`.
-    fn close(&mut self, key: u128, now: u32, findings: &mut Vec<Finding>) {
-        let Some(source) = self.table.get_mut(key) else { return };
-        let Some(case) = source.case.as_mut().filter(|case| !case.told.is_empty()) else { return };
-        let (over, on) = std::mem::take(&mut case.told).into_iter().partition::<Vec<_>, _>(|told| told.is_over(now));
-        case.told = on;
-        if case.told.is_empty() {
-            self.told.remove(&key);
-        }
-        for mut told in over {
-            let value = value(source, &told);
-            if value > told.value {
-                told.window = told.window_of(told.last);
-                findings.extend(tell::finding(&self.family, key, source, &told, Stage::Closed, value));
-            }
-            source.failed.mark_told(|target| told.has(target));
-        }
+        Some(if noted == Noted::New && !is_told { Struck::Loose } else { Struck::Settled })
     }
 
     fn close_all(&mut self, now: u32, findings: &mut Vec<Finding>) {
         for key in self.told.iter().copied().collect::<Vec<_>>() {
-            self.close(key, now, findings);
+            if let Some(source) = self.table.get_mut(key) {
+                let before = source.octets();
+                close(&self.family, key, source, now, &mut self.told, findings);
+                let after = source.octets();
+                self.table.account(before, after);
+            } else {
+                self.told.remove(&key);
+            }
         }
     }
 
@@ -221,6 +187,60 @@ impl Scans {
         self.state.bytes = self.table.octets() + self.known.octets();
         self.state.evicted = self.table.evicted;
         self.state.refused = self.table.refused;
+    }
+}
+
+/// What became of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Struck {
+    /// A new target that belongs to nothing told.
+    Loose,
+    /// A target that is known, or part of what was told.
+    Settled,
+}
+
+/// Tells what `target` makes worth telling; says whether something is told of it that is not over.
+fn tell(
+    family: &Family,
+    key: u128,
+    source: &mut Source,
+    target: &Target,
+    noted: Noted,
+    seeks: bool,
+    findings: &mut Vec<Finding>,
+) -> bool {
+    let place_of = |source: &Source, shapeless| source.case.as_ref().and_then(|case| case.place_of(target, shapeless));
+    if let Some(place) = place_of(source, false) {
+        grow(family, key, source, place, noted, findings);
+        return true;
+    }
+    if noted == Noted::Passed {
+        return false;
+    }
+    let verdict = source.judge(family).or_else(|| seeks.then(|| source.seeks_control(family)).flatten());
+    if let Some(verdict) = &verdict {
+        open(family, key, source, verdict, target.at, findings);
+    } else if let Some(place) = place_of(source, true) {
+        grow(family, key, source, place, noted, findings);
+    }
+    verdict.is_some()
+}
+
+/// Closes what is over at `now` of the source at `key`, which leaves `open` when nothing is left.
+fn close(family: &Family, key: u128, source: &mut Source, now: u32, open: &mut BTreeSet<u128>, findings: &mut Vec<Finding>) {
+    let Some(case) = source.case.as_mut().filter(|case| case.told.iter().any(|told| told.is_over(now))) else { return };
+    let (over, on) = std::mem::take(&mut case.told).into_iter().partition::<Vec<_>, _>(|told| told.is_over(now));
+    case.told = on;
+    if case.told.is_empty() {
+        open.remove(&key);
+    }
+    for mut told in over {
+        let value = value(source, &told);
+        if value > told.value {
+            told.window = told.window_of(told.last);
+            findings.extend(tell::finding(family, key, source, &told, Stage::Closed, value));
+        }
+        source.failed.mark_told(|target| told.has(target));
     }
 }
 
@@ -256,6 +276,9 @@ fn grow(family: &Family, key: u128, source: &mut Source, place: usize, noted: No
     let Some(told) = source.case.as_mut().and_then(|case| case.told.get_mut(place)) else { return };
     if noted != Noted::Habit {
         told.last = told.last.max(source.last);
+    }
+    if noted == Noted::Passed {
+        return;
     }
     let turned = told.window_of(told.last) > told.window;
     let factor = source.failed.factor();

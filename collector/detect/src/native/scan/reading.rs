@@ -144,7 +144,8 @@ pub(super) fn read(row: &Row, exclude: &Exclude) -> Option<Reading> {
 /// Whether the source is outside of what the operator calls his own.
 pub(super) fn is_external(row: &Row) -> bool {
     let at_home = matches!(row.class, FlowClass::IntraSite | FlowClass::InterSite);
-    !at_home && !row.source.is_private() && !(row.class == FlowClass::External && row.direction == Direction::Outbound)
+    let goes_out = row.class == FlowClass::External && row.direction == Direction::Outbound;
+    !(at_home || goes_out || row.source.is_private())
 }
 
 /// Whether something was said, not only greeted; judged once when the flow is announced and once at its end.
@@ -152,8 +153,10 @@ fn talked(row: &Row) -> bool {
     if row.origin != Origin::Sensor {
         return true;
     }
-    let speech = row.protocol != protocol::TCP || (row.flags[FORWARD] | row.flags[REVERSE]) & tcp::PSH != 0;
-    speech && row.state != FlowState::Continue && row.part != Part::Tail
+    if row.state == FlowState::Continue || row.part == Part::Tail {
+        return false;
+    }
+    row.protocol != protocol::TCP || (row.flags[FORWARD] | row.flags[REVERSE]) & tcp::PSH != 0
 }
 
 /// A datagram from a service to an unprivileged port, whose question was not seen.

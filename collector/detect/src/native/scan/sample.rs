@@ -10,7 +10,7 @@ use spanwatch_common::net::Address;
 use super::reading::{Came, Technique};
 use crate::row::Row;
 
-/// Contacts with one target closer together than this, in seconds, are one try and its repeats.
+/// Contacts with one target within so many seconds, cut on whole multiples since 1970, are one try and its repeats.
 const TRY_SECS: u32 = 30;
 /// From so many tries on, somebody waits for the target rather than looks for it.
 const REGULAR_TRIES: u8 = 5;
@@ -92,7 +92,7 @@ impl Target {
     fn again(&mut self, newer: &Self) {
         let gap = newer.at.saturating_sub(self.at);
         let mut tries = self.tries & !TOLD;
-        tries = tries.saturating_add(u8::from(gap >= TRY_SECS)).min(!TOLD);
+        tries = tries.saturating_add(u8::from(newer.at / TRY_SECS > self.at / TRY_SECS)).min(!TOLD);
         self.tries = if gap >= ANEW_SECS { tries } else { tries | self.tries & TOLD };
         self.at = self.at.max(newer.at);
         self.technique = self.technique.max(newer.technique);
@@ -161,7 +161,7 @@ impl Sample {
         }
         if self.targets.len() == self.targets.capacity() {
             // Most sources have one or two targets, and there are many such sources.
-            self.targets.reserve_exact(self.targets.len().max(1));
+            self.targets.reserve_exact(self.targets.len().clamp(1, room.saturating_sub(self.targets.len()).max(1)));
         }
         self.targets.insert(place, target);
         Noted::New
@@ -194,8 +194,14 @@ impl Sample {
         self.targets.retain(|target| target.at >= horizon);
     }
 
-    /// Marks the targets that `belongs` names: they were told of.
+    /// Marks the targets that `belongs` names: they were told of. If they were so many that only some were kept, they are forgotten: what
+    /// the source does next is looked at closely again.
     pub(super) fn mark_told(&mut self, belongs: impl Fn(&Target) -> bool) {
+        if self.level > 0 {
+            self.targets.retain(|target| !belongs(target));
+            self.targets.shrink_to_fit();
+            self.level = 0;
+        }
         self.targets.iter_mut().filter(|target| belongs(target)).for_each(|target| target.tries |= TOLD);
     }
 
@@ -220,5 +226,37 @@ impl Sample {
     /// Octets held beside itself; by what is held, not by what happens to be reserved, because it decides who is let go.
     pub(super) fn octets(&self) -> usize {
         if self.targets.is_empty() { 0 } else { self.targets.len().next_power_of_two() * size_of::<Target>() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(port: u16, at: u32) -> Target {
+        let (technique, came) = (Technique::Syn, Came::Nothing);
+        Target { host: [0, 0, 0xffff, 0x0a00_0001], at, port, protocol: 6, technique, came, tries: 1, by: 0 }
+    }
+
+    #[test]
+    fn what_is_tried_in_five_half_minutes_is_a_habit_however_often_in_each() {
+        for pause in [1, 5, 60] {
+            let mut sample = Sample::default();
+            let tries = (600..).step_by(pause).map(|at| (at, sample.note(target(502, at), 384, 0)));
+            let habit = tries.take(500).find(|(_, noted)| *noted == Noted::Habit).map(|(at, _)| at);
+            assert_eq!(habit, Some(if pause == 60 { 840 } else { 720 }), "every {pause} s");
+        }
+    }
+
+    #[test]
+    fn a_sample_is_exact_while_it_has_room_and_then_tells_how_many_there_are_within_a_fifth() {
+        let mut sample = Sample::default();
+        (0..384).for_each(|port| assert_eq!(sample.note(target(port, 600), 384, 0), Noted::New));
+        assert_eq!((sample.targets().len(), sample.factor()), (384, 1));
+        for port in 384..60_000 {
+            sample.note(target(port, 600), 384, 0);
+        }
+        let about = sample.targets().len() as u64 * sample.factor();
+        assert!(sample.targets().len() <= 384 && (48_000..72_000).contains(&about), "{about}");
     }
 }

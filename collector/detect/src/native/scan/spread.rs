@@ -34,7 +34,7 @@ const SOURCES_MAX: usize = 256;
 /// Targets kept of one source.
 const EACH_MAX: usize = 8;
 /// Sources of all grounds together, for each ground that may be held.
-const SOURCES_PER_KEY: usize = 32;
+const SOURCES_PER_KEY: usize = 16;
 /// So many sources of one ground within the hour are a flood.
 const FLOOD_SOURCES: u64 = 20_000;
 /// It takes so long to know a flood, in seconds.

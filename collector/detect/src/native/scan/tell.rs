@@ -206,7 +206,7 @@ fn advice(source: &Source, told: &Told, who: &str) -> String {
 /// How many targets had been tried after each twentieth of the time.
 fn series(targets: &[&Target], told: &Told) -> Vec<f64> {
     let length = u64::from(told.last.saturating_sub(told.since)) + 1;
-    let mut points = vec![0.0; POINTS];
+    let mut points = [0.0; POINTS];
     for target in targets {
         let place = u64::from(target.at.saturating_sub(told.since)) * POINTS as u64 / length;
         points[(place as usize).min(POINTS - 1)] += 1.0;
