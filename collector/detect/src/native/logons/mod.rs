@@ -188,10 +188,11 @@ impl Logons {
         let settings = &self.settings;
         if !spray.add(row, attempt, number, settings.spray_tries) {
             self.state.late += 1;
-        } else if spray.tried as u64 >= settings.spray_hosts * factor && spray.sample.are_alike(&settings.likeness) {
-            if let Some(stage) = spray.claim.raise(spray.tried as f64, number, row.at) {
-                findings.extend(spray.claim.open().map(|open| self.about_spray(key, &spray, open, stage)));
-            }
+        } else if spray.tried as u64 >= settings.spray_hosts * factor
+            && spray.sample.are_alike(&settings.likeness)
+            && let Some(stage) = spray.claim.raise(spray.tried as f64, number, row.at)
+        {
+            findings.extend(spray.claim.open().map(|open| self.about_spray(key, &spray, open, stage)));
         }
         self.sprays.put(key, spray);
     }
