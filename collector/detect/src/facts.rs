@@ -124,6 +124,11 @@ impl Interest {
         Self { none: self.none.and(facts), ..self }
     }
 
+    /// Whether any of some rows may be one of them, when `seen` are the facts that are true of at least one.
+    pub const fn may_take(self, seen: Facts) -> bool {
+        seen.0 & self.all.0 == self.all.0
+    }
+
     /// Whether a row of which `facts` are true is one of them.
     pub const fn takes(self, facts: Facts) -> bool {
         facts.0 & (self.all.0 | self.none.0) == self.all.0
@@ -145,6 +150,7 @@ mod tests {
         ] {
             assert_eq!(interest.takes(facts), taken, "{facts:?}");
         }
+        assert!(interest.may_take(Facts::TCP.and(Facts::PROBE).and(Facts::TAIL)) && !interest.may_take(Facts::TCP));
         assert!(Interest::EVERYTHING.takes(Facts::NONE));
     }
 }

@@ -236,7 +236,8 @@ impl Detector for FanOut {
         }
         let at = self.time_axis.of(row);
         let Some(start) = self.windows.place(at) else { return };
-        let key = SourceSlot { source: row.source.0, slot: at.floor(self.slot) };
+        let slot = if self.windows.length() == self.slot { start } else { at.floor(self.slot) };
+        let key = SourceSlot { source: row.source.0, slot };
         if self.windows.needs_room(start, &key) {
             self.make_room(findings);
             if self.windows.is_closed(start) {

@@ -31,6 +31,8 @@ fn shard_of(address: Address) -> usize {
 pub(crate) struct Batch {
     pub(crate) rows: Vec<Row>,
     facts: Vec<Facts>,
+    /// What is true of at least one of them.
+    seen: Facts,
     /// Places of rows by shard of their source.
     by_source: [Vec<u32>; SHARDS],
     /// The same by shard of their destination.
@@ -43,7 +45,9 @@ impl Batch {
     /// Appends a row.
     pub(crate) fn push(&mut self, row: Row) {
         let place = self.rows.len() as u32;
-        self.facts.push(Facts::of(&row));
+        let facts = Facts::of(&row);
+        self.seen = self.seen.and(facts);
+        self.facts.push(facts);
         self.by_source[shard_of(row.source)].push(place);
         self.by_destination[shard_of(row.destination)].push(place);
         self.rows.push(row);
@@ -63,6 +67,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
         self.facts.clear();
+        self.seen = Facts::NONE;
         self.by_source.iter_mut().chain(&mut self.by_destination).for_each(Vec::clear);
         self.times.clear();
     }
@@ -119,13 +124,17 @@ impl Unit {
 
     fn walk_some(&mut self, batch: &Batch, places: Range<usize>) {
         let Self { detector, findings, interest, .. } = self;
+        if !interest.may_take(batch.seen) {
+            return;
+        }
         let lists = match self.sharding {
             Sharding::Source => &batch.by_source,
             Sharding::Destination => &batch.by_destination,
             Sharding::Whole => {
-                let rows = batch.rows[places.clone()].iter().zip(&batch.facts[places]);
-                for (row, _) in rows.filter(|(_, facts)| interest.takes(**facts)) {
-                    detector.observe(row, findings);
+                for (place, facts) in places.clone().zip(&batch.facts[places]) {
+                    if interest.takes(*facts) {
+                        detector.observe(&batch.rows[place], findings);
+                    }
                 }
                 return;
             }

@@ -436,7 +436,8 @@ fn a_detection_cut_anywhere_and_restored_finds_the_same() {
                 detection.finish(&mut findings);
                 // They are put in order whenever they are handed over, which the cut does once more.
                 findings.sort_by(Finding::order);
-                let states: Vec<State> = detection.states().cloned().collect();
+                // Memory is not part of what is known: a table that was restored has grown less.
+                let states: Vec<State> = detection.states().map(|state| State { bytes: 0, ..state.clone() }).collect();
                 (findings, states, detection.counters())
             };
             let whole = run(usize::MAX);

@@ -142,7 +142,7 @@ impl Card {
             }
             sketch.raise(register, rank);
         }
-        sketch.least = Least(values);
+        sketch.least = values.into();
         Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max: EXACT_MAX })
     }
 
@@ -167,6 +167,8 @@ struct Values {
     /// Where each stands in `all`, plus one, from the place on that its hash names; 0 is free. Twice as many as values at least, a power of
     /// two; none while a few values are quicker read through.
     places: Vec<u16>,
+    /// The last that was added or found, at hand: often it comes again.
+    recent: u128,
 }
 
 /// So many values are read through.
@@ -174,11 +176,15 @@ const FEW: usize = 8;
 
 impl Values {
     const fn new() -> Self {
-        Self { all: Vec::new(), places: Vec::new() }
+        Self { all: Vec::new(), places: Vec::new(), recent: 0 }
     }
 
     /// Adds `value`; says whether it is new.
     fn insert(&mut self, value: u128) -> bool {
+        if value == self.recent && !self.all.is_empty() {
+            return false;
+        }
+        self.recent = value;
         if self.places.is_empty() {
             if self.all.contains(&value) {
                 return false;
@@ -231,7 +237,7 @@ impl Eq for Values {}
 
 impl From<Vec<u128>> for Values {
     fn from(values: Vec<u128>) -> Self {
-        let mut set = Self { all: Vec::with_capacity(values.len().min(EXACT_MOST)), places: Vec::new() };
+        let mut set = Self { all: Vec::with_capacity(values.len().min(EXACT_MOST)), places: Vec::new(), recent: 0 };
         // Bytes that somebody changed may hold anything.
         values.into_iter().take(EXACT_MOST).for_each(|value| {
             set.insert(value);
@@ -247,29 +253,59 @@ impl From<Values> for Vec<u128> {
 }
 
 /// The smallest values of a set, at most [`EXAMPLES_MAX`]: examples that do not depend on the order of events.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Least(Vec<u128>);
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<u128>", into = "Vec<u128>")]
+pub struct Least {
+    values: Vec<u128>,
+    /// The last that was considered, at hand: often it comes again.
+    recent: u128,
+}
+
+impl PartialEq for Least {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
+}
+
+impl Eq for Least {}
+
+impl From<Vec<u128>> for Least {
+    fn from(values: Vec<u128>) -> Self {
+        let recent = values.first().copied().unwrap_or_default();
+        Self { values, recent }
+    }
+}
+
+impl From<Least> for Vec<u128> {
+    fn from(least: Least) -> Self {
+        least.values
+    }
+}
 
 impl Least {
     /// Considers `value`.
     pub fn insert(&mut self, value: u128) {
-        if self.0.len() == EXAMPLES_MAX && self.0.last().is_some_and(|&last| value > last) {
+        if value == self.recent && !self.values.is_empty() {
             return;
         }
-        if let Err(place) = self.0.binary_search(&value) {
-            self.0.insert(place, value);
-            self.0.truncate(EXAMPLES_MAX);
+        self.recent = value;
+        if self.values.len() == EXAMPLES_MAX && self.values.last().is_some_and(|&last| value > last) {
+            return;
+        }
+        if let Err(place) = self.values.binary_search(&value) {
+            self.values.insert(place, value);
+            self.values.truncate(EXAMPLES_MAX);
         }
     }
 
     /// The values, ascending.
     pub fn values(&self) -> &[u128] {
-        &self.0
+        &self.values
     }
 
     /// Memory that they take beside themselves, in octets.
     pub const fn size(&self) -> usize {
-        self.0.capacity() * size_of::<u128>()
+        self.values.capacity() * size_of::<u128>()
     }
 }
 
