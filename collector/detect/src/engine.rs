@@ -204,10 +204,13 @@ impl Detection {
     /// Writes down what was heard of the speaker.
     fn write_down(&mut self) {
         let Some(reached) = self.speaker.reached.take() else { return };
-        let fresh = || Observer { newest: reached, heard: Timestamp::NONE, fresh: true };
-        let seen = self.observers.entry(self.speaker.name.clone()).or_insert_with(fresh);
-        seen.newest = seen.newest.max(reached);
-        seen.fresh = true;
+        if let Some(seen) = self.observers.get_mut(&self.speaker.name) {
+            seen.newest = seen.newest.max(reached);
+            seen.fresh = true;
+            return;
+        }
+        let seen = Observer { newest: reached, heard: Timestamp::NONE, fresh: true };
+        self.observers.insert(self.speaker.name.clone(), seen);
     }
 
     /// Shows the waiting rows to the detectors, all of them to one before the next.

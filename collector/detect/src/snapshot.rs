@@ -61,8 +61,9 @@ impl<'de> Deserialize<'de> for Name {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     all: Vec<Arc<str>>,
-    /// The last that was considered, at hand: rows of one observer come in runs, and most keys have one.
-    recent: Option<Arc<str>>,
+    /// Where the text of the last that was found in `all`, or put there, lies: rows of one observer come in runs, and most keys have
+    /// one. It lies there as long as `all` holds it.
+    recent: usize,
 }
 
 /// By the names; which came last does not matter.
@@ -75,13 +76,17 @@ impl PartialEq for Names {
 impl Names {
     /// Considers `name`.
     pub(crate) fn insert(&mut self, name: &Arc<str>) {
-        if self.recent.as_ref().is_some_and(|recent| Arc::ptr_eq(recent, name)) {
+        let text = Arc::as_ptr(name).cast::<u8>().addr();
+        if text == self.recent {
             return;
         }
-        self.recent = Some(name.clone());
-        if let Err(place) = self.all.binary_search(name) {
+        let place = self.all.binary_search(name).unwrap_or_else(|place| {
             self.all.insert(place, name.clone());
             self.all.truncate(EXAMPLES_MAX);
+            place
+        });
+        if self.all.get(place).is_some_and(|held| Arc::ptr_eq(held, name)) {
+            self.recent = text;
         }
     }
 
@@ -104,7 +109,7 @@ impl Serialize for Names {
 impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let names = Vec::<String>::deserialize(from)?;
-        Ok(Self { all: names.into_iter().map(Arc::from).collect(), recent: None })
+        Ok(Self { all: names.into_iter().map(Arc::from).collect(), recent: 0 })
     }
 }
 
