@@ -11,7 +11,7 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: help
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## both programs, optimised, in target/release
@@ -57,6 +57,12 @@ bench-update: bench-build ## writes benches/instructions.toml, which `make test`
 bench-build:
 	@deploy/packages.sh build bench
 	cargo build --release --locked --workspace --bin stages
+
+.PHONY: bench-detection
+bench-detection: ## two weeks of traffic in virtual time, with and without attacks: what each rule finds, and what it should not
+	cargo build --release --locked -p spanwatch-detection-bench
+	$(bin)/detection run --check $(ARGS)
+	$(bin)/detection memory
 
 # The query engine is not needed for these two. ARGS: see `live --help`.
 .PHONY: bench-live

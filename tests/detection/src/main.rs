@@ -15,10 +15,15 @@ mod tests;
 mod traffic;
 mod truth;
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
+use spanwatch_alert::Alert;
 
 use attacks::Plan;
 use ordinary::Place;
@@ -39,8 +44,30 @@ struct Arguments {
 enum Command {
     /// Two weeks of ordinary traffic, and the same with attacks, in virtual time: the confusion table.
     Run(Run),
-    /// Memory of all detectors with 200,000 quiet sources and 2,000 scanners, and in a flood from 10,000,000 forged sources.
-    Memory,
+    /// Truth and alerts from elsewhere, such as a lab with real tools: the confusion table.
+    Score(ScoreFiles),
+    /// Memory of detectors with 200,000 quiet sources and 2,000 scanners, and in a flood from 10,000,000 forged sources.
+    Memory {
+        /// Rules whose ids begin so; empty for all.
+        #[arg(long, default_value = "ND-")]
+        rules: String,
+    },
+}
+
+#[derive(clap::Args)]
+struct ScoreFiles {
+    /// A JSON array of attacks: name, group, expected, fair, by, to, start, end, due, within_secs.
+    truth: PathBuf,
+    /// The alert file of a collector.
+    alerts: PathBuf,
+    /// Hosts times days, for the rate of false alerts.
+    #[arg(long, default_value_t = 1.0)]
+    host_days: f64,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Fail when a goal is missed.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(clap::Args)]
@@ -73,7 +100,8 @@ const FIRST_DAY: u32 = 9;
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Run(run) => score_all(&run),
-        Command::Memory => memory::measure().map(|()| ExitCode::SUCCESS),
+        Command::Score(files) => score_files(&files),
+        Command::Memory { rules } => memory::measure(&rules).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -133,4 +161,27 @@ fn score_all(run: &Run) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if run.check && !shortfalls.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn score_files(files: &ScoreFiles) -> anyhow::Result<ExitCode> {
+    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
+    let truth: Vec<Attack> =
+        serde_json::from_str(&read(&files.truth)?).with_context(|| format!("{} is no list of attacks", files.truth.display()))?;
+    // The last line of an alert is the alert as it stands.
+    let mut alerts = BTreeMap::new();
+    for (number, line) in (1..).zip(read(&files.alerts)?.lines()) {
+        let alert: Alert =
+            serde_json::from_str(line).with_context(|| format!("line {number} of {} is no alert", files.alerts.display()))?;
+        alerts.insert(alert.id.clone(), alert);
+    }
+    let alerts: Vec<Alert> = alerts.into_values().collect();
+    let score = Score::of(&truth, &alerts, files.host_days);
+    let shortfalls = report::shortfalls(&score, None, None);
+    if files.format == Format::Json {
+        println!("{:#}", serde_json::json!({ "score": score, "shortfalls": shortfalls }));
+    } else {
+        println!("{}", report::text(&score));
+        shortfalls.iter().for_each(|shortfall| println!("goal missed: {shortfall}"));
+    }
+    Ok(if files.check && !shortfalls.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -85,7 +85,9 @@ impl Session {
             alerts: BTreeMap::new(),
             records: 0,
             next_poll: Timestamp::NONE,
-            urgent: urgent.map(|attack| (attack.start(), attack.end().plus(Duration::from_secs(30)))).collect(),
+            urgent: urgent
+                .map(|attack| (attack.start().minus(POLL_SELDOM), attack.end().plus(Duration::from_secs(30))))
+                .collect(),
             callers: HashMap::new(),
         })
     }

@@ -7,7 +7,7 @@ use crate::ordinary::{desk, internet};
 use crate::traffic::{Course, DAY, Flow, HOUR};
 use crate::truth::Attack;
 
-const CALLS: [&str; 6] = ["ND-10", "AZ-11", "AZ-12", "ND-28", "AZ-20", "AZ-21"];
+const CALLS: [&str; 8] = ["ND-10", "AZ-11", "AZ-12", "ND-28", "AZ-18", "AZ-20", "AZ-21", "AZ-22"];
 /// Periods in seconds, and shares by which a beat may be off.
 const PERIODS: [u64; 6] = [30, 60, 300, 900, 1_800, 3_600];
 const JITTERS: [f64; 4] = [0.0, 0.1, 0.2, 0.3];

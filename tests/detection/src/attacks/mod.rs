@@ -23,9 +23,9 @@ use crate::truth::Attack;
 const TELLING: usize = 25;
 
 /// Rules that are right about any scan.
-const ANY_SCAN: [&str; 16] = [
-    "ND-01", "ND-02", "ND-03", "ND-04", "ND-05", "ND-06", "AZ-01", "AZ-02", "AZ-04", "AZ-05", "AZ-06", "AZ-16", "AZ-17", "AZ-19",
-    "AZ-23", "AZ-21",
+pub(crate) const ANY_SCAN: [&str; 18] = [
+    "ND-01", "ND-02", "ND-03", "ND-04", "ND-05", "ND-06", "AZ-01", "AZ-02", "AZ-04", "AZ-05", "AZ-06", "AZ-16", "AZ-17", "AZ-18",
+    "AZ-19", "AZ-21", "AZ-22", "AZ-23",
 ];
 
 /// One thing that a scanner tries.
@@ -49,11 +49,11 @@ pub(crate) fn probes(
     let mut failed = Vec::new();
     let mut flows = Vec::new();
     for Knock { host, port, course } in knocks {
-        if !matches!(course, Course::HungUp | Course::Talk | Course::Connect) {
+        if !matches!(course, Course::HungUp | Course::Talk) {
             failed.push(at);
         }
         let knock = Flow::tcp(at, from, host, port).from_port(dice.client_port()).going(course);
-        flows.push(if matches!(course, Course::Talk | Course::Connect | Course::HungUp) { knock } else { knock.once() });
+        flows.push(if matches!(course, Course::Talk | Course::HungUp) { knock } else { knock.once() });
         at = at.plus(dice.around(gap, jitter));
     }
     let due = failed.get(TELLING - 1).or(failed.last()).copied().unwrap_or(start);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use spanwatch_common::flow::tcp;
 
 use super::{Habit, MAIL, Place, Rhythm, dmz, internet};
-use crate::attacks::{Knock, probes};
+use crate::attacks::{ANY_SCAN, Knock, probes};
 use crate::traffic::{Course, Dice, Flow, MINUTE, Presence, Traffic};
 use crate::truth::Attack;
 
@@ -78,12 +78,7 @@ fn sweeps(place: &Place, traffic: &mut Traffic) -> Vec<Attack> {
         let gap = dice.around(Duration::from_millis(400), 0.8);
         let name = format!("sweep from the Internet {number}");
         let (flows, due) = probes(&mut dice, scanner, start, gap, 0.2, knocks);
-        truth.push(
-            Attack::new(&name, "internet sweep", &["ND-02"], start, &flows)
-                .fair(&["ND-01", "ND-03", "ND-04", "ND-05", "AZ-01", "AZ-04", "AZ-06", "AZ-17", "AZ-19", "AZ-23"])
-                .by(&[scanner])
-                .due(due, None),
-        );
+        truth.push(Attack::new(&name, "internet sweep", &["ND-02"], start, &flows).fair(&ANY_SCAN).by(&[scanner]).due(due, None));
         traffic.play(flows);
     }
     truth

@@ -17,8 +17,6 @@ const TALK: u16 = tcp::SYN | tcp::ACK | tcp::PSH;
 pub(crate) enum Course {
     /// Both speak; TCP is opened and closed as it should be.
     Talk,
-    /// TCP connects, and is closed again without a word.
-    Connect,
     /// Nobody answers.
     Silent,
     /// TCP is reset; of the others, ICMP says that nobody is there.
@@ -108,7 +106,6 @@ impl Flow {
         let whole = Self { course, ..self };
         let (forward, reverse, lasts) = match course {
             Course::Talk => return whole,
-            Course::Connect => ((4, 208), (2, 112), ROUND_TRIP * 2),
             // A system tries thrice: after one second and after three.
             Course::Silent if whole.protocol == protocol::TCP => ((3, 180), (0, 0), Duration::from_secs(3)),
             Course::Silent => ((1, whole.octets[0].min(600)), (0, 0), Duration::ZERO),
@@ -178,7 +175,6 @@ impl Flow {
         let fin = if ends { tcp::FIN } else { 0 };
         match self.course {
             Course::Talk => (opened, if begins { [TALK | fin; 2] } else { [tcp::ACK | tcp::PSH | fin; 2] }),
-            Course::Connect => (opened, [tcp::SYN | tcp::ACK | fin, tcp::SYN | tcp::ACK | fin]),
             Course::Silent => ([tcp::SYN, 0], [tcp::SYN, 0]),
             Course::Refused => ([tcp::SYN, tcp::RST | tcp::ACK], [tcp::SYN, tcp::RST | tcp::ACK]),
             Course::HungUp => (opened, [tcp::SYN | tcp::RST, tcp::SYN | tcp::ACK]),

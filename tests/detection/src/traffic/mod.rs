@@ -86,11 +86,6 @@ impl Traffic {
         Self { scene: Scene::default(), actors: Vec::new(), turns: BinaryHeap::new(), end }
     }
 
-    /// When it ends.
-    pub(crate) const fn end(&self) -> Timestamp {
-        self.end
-    }
-
     /// `actor` first acts at `at`.
     pub(crate) fn enter(&mut self, at: Timestamp, actor: Actor) {
         self.turns.push(Reverse((at, self.actors.len())));
