@@ -24,6 +24,7 @@ use std::thread;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use spanwatch_alert::Alert;
+use spanwatch_detect::RuleFile;
 
 use attacks::Plan;
 use ordinary::Place;
@@ -81,6 +82,9 @@ struct Run {
     /// Another world.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Rules whose ids begin so; empty for all.
+    #[arg(long, default_value = "")]
+    rules: String,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Fail when a goal is missed.
@@ -115,16 +119,20 @@ fn world(place: &Place, plan: Option<Plan>) -> (Traffic, Vec<Attack>) {
     (traffic, truth)
 }
 
-fn one(place: &Place, plan: Option<Plan>) -> anyhow::Result<(Vec<Attack>, Outcome)> {
+fn one(rules: &RuleFile, place: &Place, plan: Option<Plan>) -> anyhow::Result<(Vec<Attack>, Outcome)> {
     let (traffic, truth) = world(place, plan);
-    let outcome = run::stream(&truth, traffic)?;
+    let outcome = run::stream(rules, &truth, traffic)?;
     Ok((truth, outcome))
 }
 
-fn score_all(run: &Run) -> anyhow::Result<ExitCode> {
-    let place = Place { hosts: run.hosts, days: run.days, seed: run.seed };
-    let quiet = thread::spawn(move || one(&place, None));
-    let (truth, outcome) = one(&place, Some(Plan { first_day: FIRST_DAY, patient: true }))?;
+fn score_all(settings: &Run) -> anyhow::Result<ExitCode> {
+    let place = Place { hosts: settings.hosts, days: settings.days, seed: settings.seed };
+    let rules = run::shipped(&settings.rules)?;
+    let quiet = thread::spawn({
+        let rules = rules.clone();
+        move || one(&rules, &place, None)
+    });
+    let (truth, outcome) = one(&rules, &place, Some(Plan { first_day: FIRST_DAY, patient: true }))?;
     let (innocent_truth, innocent) = quiet.join().map_err(|_| anyhow::anyhow!("the ordinary weeks failed"))??;
     let host_days = (place.hosts * u64::from(place.days)) as f64;
     let attacks = Score::of(&truth, &outcome.alerts, host_days);
@@ -132,7 +140,7 @@ fn score_all(run: &Run) -> anyhow::Result<ExitCode> {
     let area = |rule| score::area_under_curve(rule, &truth, &outcome.alerts, &outcome.callers);
     let (area, baseline) = (area("ND-10"), area("AZ-11"));
     let shortfalls = report::shortfalls(&attacks, Some(&ordinary), area);
-    if run.format == Format::Json {
+    if settings.format == Format::Json {
         let whole = serde_json::json!({
             "hosts": place.hosts, "days": place.days, "seed": place.seed,
             "records": { "ordinary": innocent.records, "attacks": outcome.records },
@@ -160,7 +168,7 @@ fn score_all(run: &Run) -> anyhow::Result<ExitCode> {
             println!("goal missed: {shortfall}");
         }
     }
-    Ok(if run.check && !shortfalls.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if settings.check && !shortfalls.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn score_files(files: &ScoreFiles) -> anyhow::Result<ExitCode> {

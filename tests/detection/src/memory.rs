@@ -9,10 +9,10 @@ use std::time::Duration;
 use spanwatch_common::flow::{BiflowDirection, FlowRecord, FlowState, protocol, tcp};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
-use spanwatch_detect::rules::CATALOGUE;
-use spanwatch_detect::{Detection, Mode, RuleFile};
+use spanwatch_detect::{Detection, Mode};
 
 use crate::ordinary::{self, MONDAY};
+use crate::run;
 
 /// Octets that are taken now, and the most that were since [`reset`].
 static TAKEN: AtomicI64 = AtomicI64::new(0);
@@ -68,10 +68,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Prints both figures for the rules whose ids begin with `family`, in all and rule by rule.
 pub(crate) fn measure(family: &str) -> anyhow::Result<()> {
-    let mut rules = RuleFile::shipped()?;
-    let ids: Vec<String> = CATALOGUE.iter().map(|entry| entry.id.to_owned()).filter(|id| id.starts_with(family)).collect();
-    anyhow::ensure!(!ids.is_empty(), "no rule's id begins with {family:?}; write ND- or AZ-");
-    rules.keep_only(&ids).map_err(anyhow::Error::msg)?;
+    let rules = run::shipped(family)?;
     let before = TAKEN.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let sites = ordinary::sites().map_err(anyhow::Error::msg)?;

@@ -8,6 +8,7 @@ use spanwatch_alert::{Alert, AlertBook, Class};
 use spanwatch_common::flow::{FlowRecord, FlowState};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
+use spanwatch_detect::rules::CATALOGUE;
 use spanwatch_detect::{Detection, Finding, Mode, RuleFile, Sites};
 
 use crate::ordinary;
@@ -64,20 +65,28 @@ pub(crate) struct Saved {
     next_poll: Timestamp,
 }
 
-/// The rules as shipped, the sites and roles of the place.
-fn detection(mode: Mode) -> anyhow::Result<Detection> {
-    let rules = RuleFile::shipped().context("read the shipped rules")?;
+/// The shipped rules whose ids begin with `family`.
+pub(crate) fn shipped(family: &str) -> anyhow::Result<RuleFile> {
+    let mut rules = RuleFile::shipped().context("read the shipped rules")?;
+    let ids: Vec<String> = CATALOGUE.iter().map(|entry| entry.id.to_owned()).filter(|id| id.starts_with(family)).collect();
+    anyhow::ensure!(!ids.is_empty(), "no rule's id begins with {family:?}; write ND- or AZ-");
+    rules.keep_only(&ids).map_err(anyhow::Error::msg)?;
+    Ok(rules)
+}
+
+/// These rules, the sites and roles of the place.
+fn detection(rules: &RuleFile, mode: Mode) -> anyhow::Result<Detection> {
     let sites = ordinary::sites().map_err(anyhow::Error::msg)?;
     let roles = ordinary::roles().map_err(anyhow::Error::msg)?;
-    Ok(Detection::new(&rules, mode).with_sites(sites).with_roles(roles))
+    Ok(Detection::new(rules, mode).with_sites(sites).with_roles(roles))
 }
 
 impl Session {
     /// One that knows nothing yet. What `truth` says decides only how often is polled.
-    pub(crate) fn new(truth: &[Attack]) -> anyhow::Result<Self> {
+    pub(crate) fn new(rules: &RuleFile, truth: &[Attack]) -> anyhow::Result<Self> {
         let urgent = truth.iter().filter(|attack| attack.within_secs.is_some_and(|secs| secs <= URGENT_SECS));
         Ok(Self {
-            detection: detection(Mode::Stream)?,
+            detection: detection(rules, Mode::Stream)?,
             book: AlertBook::new(Class::Detection, ALERTS_MAX),
             sites: ordinary::sites().map_err(anyhow::Error::msg)?,
             findings: Vec::new(),
@@ -93,8 +102,8 @@ impl Session {
     }
 
     /// The same, going on where another was killed.
-    pub(crate) fn resume(truth: &[Attack], saved: &Saved) -> anyhow::Result<Self> {
-        let mut session = Self::new(truth)?;
+    pub(crate) fn resume(rules: &RuleFile, truth: &[Attack], saved: &Saved) -> anyhow::Result<Self> {
+        let mut session = Self::new(rules, truth)?;
         let anew = session.detection.restore(&saved.detection)?;
         anyhow::ensure!(anew.is_empty(), "{} do not take their own state", anew.join(", "));
         session.book.resume(&saved.book, &[])?;
@@ -170,8 +179,8 @@ impl Session {
 }
 
 /// All of `traffic` through one session.
-pub(crate) fn stream(truth: &[Attack], traffic: impl Iterator<Item = (Timestamp, FlowRecord)>) -> anyhow::Result<Outcome> {
-    let mut session = Session::new(truth)?;
+pub(crate) fn stream(rules: &RuleFile, truth: &[Attack], traffic: impl Iterator<Item = (Timestamp, FlowRecord)>) -> anyhow::Result<Outcome> {
+    let mut session = Session::new(rules, truth)?;
     for (made, record) in traffic {
         session.take(made, &record);
     }
@@ -179,8 +188,8 @@ pub(crate) fn stream(truth: &[Attack], traffic: impl Iterator<Item = (Timestamp,
 }
 
 /// All of `records` as a file that is replayed, in whatever order they come.
-pub(crate) fn replay(records: impl Iterator<Item = FlowRecord>) -> anyhow::Result<Vec<Alert>> {
-    let mut detection = detection(Mode::Replay)?;
+pub(crate) fn replay(rules: &RuleFile, records: impl Iterator<Item = FlowRecord>) -> anyhow::Result<Vec<Alert>> {
+    let mut detection = detection(rules, Mode::Replay)?;
     let mut findings = Vec::new();
     for record in records {
         detection.observe(OBSERVER, &record);

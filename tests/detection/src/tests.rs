@@ -6,6 +6,7 @@ use std::time::Duration;
 use spanwatch_alert::Alert;
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
+use spanwatch_detect::RuleFile;
 
 use crate::attacks::Plan;
 use crate::ordinary::Place;
@@ -18,6 +19,10 @@ const SMALL: Place = Place { hosts: 60, days: 3, seed: 7 };
 const SMALLEST: Place = Place { hosts: 60, days: 1, seed: 7 };
 const PLAN: Plan = Plan { first_day: 1, patient: false };
 const AT_ONCE: Plan = Plan { first_day: 0, patient: false };
+
+fn rules() -> RuleFile {
+    run::shipped("").expect("the shipped rules")
+}
 
 /// What of an alert must not depend on how it came about. The clock it was told by does, where records come in another order.
 fn essence(alerts: &[Alert]) -> Vec<String> {
@@ -38,7 +43,7 @@ fn assert_same(one: &[Alert], other: &[Alert]) {
 #[test]
 fn what_can_be_found_in_three_days_is_found_and_nobody_else_is_blamed() {
     let (traffic, truth) = world(&SMALL, Some(PLAN));
-    let outcome = run::stream(&truth, traffic).expect("a run");
+    let outcome = run::stream(&rules(), &truth, traffic).expect("a run");
     let score = Score::of(&truth, &outcome.alerts, (SMALL.hosts * u64::from(SMALL.days)) as f64);
     let table = report::text(&score);
     for group in ["fast scan", "internet sweep", "flood", "callback storm", "brute force", "exfiltration"] {
@@ -50,9 +55,9 @@ fn what_can_be_found_in_three_days_is_found_and_nobody_else_is_blamed() {
 #[test]
 fn who_was_killed_midway_and_goes_on_tells_the_same_as_who_was_not() {
     let (traffic, truth) = world(&SMALL, Some(PLAN));
-    let whole = run::stream(&truth, traffic).expect("a run");
+    let whole = run::stream(&rules(), &truth, traffic).expect("a run");
     let (mut traffic, truth) = world(&SMALL, Some(PLAN));
-    let mut first = Session::new(&truth).expect("the shipped rules");
+    let mut first = Session::new(&rules(), &truth).expect("the shipped rules");
     // In the middle of a port scan.
     let killed = SMALL.at(1, 9, 1);
     for (made, record) in traffic.by_ref().take_while(|(made, _)| *made < killed) {
@@ -61,7 +66,7 @@ fn who_was_killed_midway_and_goes_on_tells_the_same_as_who_was_not() {
     let saved = first.save().expect("a snapshot");
     drop(first);
     let (traffic, _) = world(&SMALL, Some(PLAN));
-    let mut second = Session::resume(&truth, &saved).expect("its own snapshot");
+    let mut second = Session::resume(&rules(), &truth, &saved).expect("its own snapshot");
     for (made, record) in traffic.skip_while(|(made, _)| *made < killed) {
         second.take(made, &record);
     }
@@ -72,15 +77,15 @@ fn who_was_killed_midway_and_goes_on_tells_the_same_as_who_was_not() {
 fn a_replay_tells_the_same_twice_and_in_another_order() {
     let (traffic, _) = world(&SMALLEST, Some(AT_ONCE));
     let records: Vec<(Timestamp, FlowRecord)> = traffic.collect();
-    let straight = run::replay(records.iter().map(|(_, record)| record.clone())).expect("a replay");
-    let again = run::replay(records.iter().map(|(_, record)| record.clone())).expect("a replay");
+    let straight = run::replay(&rules(), records.iter().map(|(_, record)| record.clone())).expect("a replay");
+    let again = run::replay(&rules(), records.iter().map(|(_, record)| record.clone())).expect("a replay");
     assert_same(&straight, &again);
     // Each record comes up to thirty seconds late.
     let mut dice = Dice::new(7, "order");
     let mut late: Vec<(Timestamp, FlowRecord)> =
         records.into_iter().map(|(made, record)| (made.plus(dice.around(Duration::from_secs(15), 1.0)), record)).collect();
     late.sort_by_key(|(made, _)| *made);
-    let shuffled = run::replay(late.into_iter().map(|(_, record)| record)).expect("a replay");
+    let shuffled = run::replay(&rules(), late.into_iter().map(|(_, record)| record)).expect("a replay");
     assert_same(&straight, &shuffled);
 }
 

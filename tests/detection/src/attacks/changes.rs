@@ -24,14 +24,15 @@ fn lateral(plot: &mut Plot<'_>, day: u32) {
     let hops = [desk(94), desk(95), server(12)];
     let flows = vec![session(start, hops[0], hops[1], 3389), session(start.plus(MINUTE * 20), hops[1], hops[2], 445)];
     let attack = Attack::new("hop by hop", "lateral movement", &["ND-13"], start, &flows);
-    plot.add(attack.fair(&fair).by(&hops[..2]).due(start.plus(MINUTE * 20), Some(HOUR)), flows);
+    plot.add(attack.fair(&fair).by(&hops[..2]).to(&hops[1..]).due(start.plus(MINUTE * 20), Some(HOUR)), flows);
 
     let start = plot.place.at(day, 21, 0);
     let by = desk(96);
     let flows: Vec<Flow> =
         (0..6_u64).map(|number| session(start.plus(MINUTE * (number as u32 * 5)), by, server(number), 5985)).collect();
+    let servers: Vec<Address> = (0..6).map(server).collect();
     let attack = Attack::new("six new admin sessions from one desk", "lateral movement", &["ND-13"], start, &flows);
-    plot.add(attack.fair(&fair).by(&[by]).due(start.plus(MINUTE * 10), Some(HOUR)), flows);
+    plot.add(attack.fair(&fair).by(&[by]).to(&servers).due(start.plus(MINUTE * 10), Some(HOUR)), flows);
 }
 
 /// A host that was never there, and a door that was never open.
@@ -42,7 +43,7 @@ fn newcomers(plot: &mut Plot<'_>, day: u32) {
         .map(|number| Flow::tcp(start.plus(MINUTE * number as u32), by, HMI, 80).from_mac([0x02, 9, 9, 9, 9, 9]))
         .collect();
     let attack = Attack::new("a new host in the plant", "change", &["ND-14"], start, &flows);
-    plot.add(attack.fair(&["ND-15", "ND-13"]).by(&[by]).due(start, Some(HOUR)), flows);
+    plot.add(attack.fair(&["ND-15", "ND-13"]).by(&[by]).to(&[HMI]).due(start, Some(HOUR)), flows);
 
     let start = plot.place.at(day, 20, 45);
     let to = server(13);

@@ -10,7 +10,7 @@ use crate::ordinary::{desk, dmz, internet, server};
 use crate::traffic::{Dice, Flow, HOUR, MINUTE};
 use crate::truth::Attack;
 
-const GUESSING: [&str; 9] = ["ND-17", "ND-13", "ND-12", "ND-09", "AZ-09", "AZ-10", "AZ-13", "AZ-14", "AZ-21"];
+const GUESSING: [&str; 10] = ["ND-17", "ND-13", "ND-15", "ND-12", "ND-09", "AZ-09", "AZ-10", "AZ-13", "AZ-14", "AZ-21"];
 
 fn attempt(at: Timestamp, by: Address, to: Address, port: u16, dice: &mut Dice) -> Flow {
     let try_one = Flow::tcp(at, by, to, port).from_port(dice.client_port()).lasting(Duration::from_millis(1_800));
@@ -30,19 +30,17 @@ pub(super) fn fast(plot: &mut Plot<'_>, day: u32) {
             .collect();
         let due = flows[19].at;
         let attack = Attack::new(&format!("guessing {name}"), "brute force", &["ND-17"], start, &flows);
-        plot.add(attack.fair(&GUESSING).by(&[by]).due(due, Some(MINUTE * 6)), flows);
+        plot.add(attack.fair(&GUESSING).by(&[by]).to(&[to]).due(due, Some(MINUTE * 6)), flows);
     }
     let mut dice = plot.dice("spray");
     let (by, start) = (desk(42), plot.place.at(day, 18, 0));
     let flows: Vec<Flow> = (0..120_u64)
         .map(|number| attempt(start.plus(Duration::from_secs(number * 10)), by, desk(number % 40), 445, &mut dice))
         .collect();
+    let hosts: Vec<Address> = (0..40).map(desk).collect();
+    let due = flows[29].at;
     let attack = Attack::new("password spray, 40 hosts, 3 tries each", "brute force", &["ND-17"], start, &flows);
-    plot.add(attack.fair(&GUESSING).by(&[by]).due(flows_at(start, 300), Some(HOUR)), flows);
-}
-
-fn flows_at(start: Timestamp, secs: u64) -> Timestamp {
-    start.plus(Duration::from_secs(secs))
+    plot.add(attack.fair(&GUESSING).by(&[by]).to(&hosts).due(due, Some(HOUR)), flows);
 }
 
 /// One attempt in four minutes for fourteen hours, and then a session.
@@ -57,5 +55,5 @@ pub(super) fn slow(plot: &mut Plot<'_>, day: u32) {
     }
     flows.push(Flow::tcp(at, by, to, 22).carrying(90_000, 2_000_000).lasting(MINUTE * 8));
     let attack = Attack::new("guessing SSH, 1 in 4 min, with success", "brute force", &["ND-17"], start, &flows);
-    plot.add(attack.fair(&GUESSING).by(&[by]).due(start, Some(HOUR * 24)), flows);
+    plot.add(attack.fair(&GUESSING).by(&[by]).to(&[to]).due(start, Some(HOUR * 24)), flows);
 }
