@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages of deploy/packages.txt that this machine lacks.
 #
-# usage: packages.sh [-y] [-n] PURPOSE...     purposes: build lab check bench peers
+# usage: packages.sh [-y] [-n] PURPOSE...     purposes: build lab check bench peers detection
 #        -y  do not ask (CI=true means the same)
 #        -n  only print what is missing
 #
@@ -20,7 +20,7 @@ while getopts yn flag; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -gt 0 ] || { echo "packages.sh: name a purpose: build, lab, check, bench or peers" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "packages.sh: name a purpose: build, lab, check, bench, peers or detection" >&2; exit 2; }
 
 command -v dpkg-query >/dev/null || {
     echo "packages.sh: this is not Debian or Ubuntu; install the equivalents of $list by hand" >&2

@@ -12,11 +12,12 @@ use crate::commands::alerts::AlertsArgs;
 use crate::commands::detect::DetectArgs;
 use crate::commands::export::ExportArgs;
 use crate::commands::import::ImportArgs;
+use crate::commands::outputs::OutputsArgs;
 use crate::commands::pki::PkiArgs;
 use crate::commands::query::QueryArgs;
 use crate::commands::report::ReportArgs;
 use crate::commands::rules::RulesArgs;
-use crate::commands::{alerts, check, detect, doctor, export, import, pki, query, report, rules};
+use crate::commands::{alerts, check, detect, doctor, export, import, outputs, pki, query, report, rules};
 use crate::config::Config;
 
 /// Exit code of a bad configuration (`EX_CONFIG` of sysexits.h).
@@ -24,7 +25,7 @@ const EXIT_CONFIG: u8 = 78;
 
 /// Receives flow records from sensors, keeps them, and raises alerts about scans and odd volumes.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `alerts explain` finds another number, 78 bad configuration.
 #[derive(Debug, Parser)]
 #[command(name = "spanwatch-collector", version)]
 pub struct CommandLine {
@@ -55,8 +56,10 @@ enum Command {
     /// Over sensors' and Azure's records alike. Of what two observers both saw, one counts, hour by hour: the one that has octets before
     /// one that has none, then the inbound side, then the one with most octets.
     Report(ReportArgs),
-    /// Show alerts: the newest state of each, oldest first.
+    /// Show alerts: the newest state of each, oldest first; explain one, mute some.
     Alerts(AlertsArgs),
+    /// Where alerts go, and whether they arrive.
+    Outputs(OutputsArgs),
     /// Run recorded flows through the detectors and print what they find.
     ///
     /// Reads Azure's flow logs and what `spanwatch-sensor replay` prints: spanwatch-sensor replay x.pcap | spanwatch-collector detect -
@@ -109,7 +112,8 @@ fn dispatch(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Doctor => return doctor::run(&Config::load(path)?),
         Command::Query(args) => runtime()?.block_on(query::run(&args, &Config::load(path)?))?,
         Command::Report(args) => runtime()?.block_on(report::run(&args, &Config::load(path)?, crate::run::clock()))?,
-        Command::Alerts(args) => alerts::run(&args, &Config::load(path)?.alerts.file)?,
+        Command::Alerts(args) => return alerts::run(&args, &Config::load(path)?),
+        Command::Outputs(args) => runtime()?.block_on(outputs::run(&args, &Config::load(path)?))?,
         Command::Pki(args) => pki::run(&args, path)?,
     }
     Ok(ExitCode::SUCCESS)

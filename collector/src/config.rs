@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use spanwatch_common::settings::{self, MetricsSettings, SettingsError};
 use spanwatch_kql::Compat;
 
+use crate::alert::deliver::{DeliverySettings, OutputSettings};
 use crate::alert::file::Settings as AlertSettings;
-use crate::detect::{RuleFile, SiteSettings, Sites};
+use crate::detect::{RoleSettings, Roles, RuleFile, SHARDS, SiteSettings, Sites};
 use crate::health::HealthSettings;
 use crate::ingest::azure::settings::AzureSettings;
 use crate::ingest::settings::IngestSettings;
@@ -35,14 +36,22 @@ pub struct Config {
     pub health: HealthSettings,
     /// Where alerts go.
     pub alerts: AlertSettings,
+    /// How alerts wait for the outputs.
+    pub delivery: DeliverySettings,
     /// The collector's own numbers.
     pub metrics: MetricsSettings<9478>,
     /// Where addresses belong. Without any, all private space is one site.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteSettings>,
+    /// What hosts are for: who is innocent of what.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleSettings>,
     /// Containers with Azure's flow logs that a running collector follows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub azure: Vec<AzureSettings>,
+    /// Where alerts go besides the alert file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputSettings>,
 }
 
 /// Section `[pki]`.
@@ -83,11 +92,14 @@ pub struct DetectSettings {
     /// How often what the detectors have learned is written beside the records, in seconds. After a restart, records since then are
     /// looked at again. 5 to 3600.
     pub checkpoint_interval_secs: u64,
+    /// On how many threads the detectors work, each on its share of the hosts. What they find does not depend on it. One is enough for
+    /// half a million records a second and more. 1 to 8.
+    pub threads: usize,
 }
 
 impl Default for DetectSettings {
     fn default() -> Self {
-        Self { rules: PathBuf::new(), checkpoint_interval_secs: 60 }
+        Self { rules: PathBuf::new(), checkpoint_interval_secs: 60, threads: 1 }
     }
 }
 
@@ -99,6 +111,9 @@ impl DetectSettings {
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         if !(5..=3_600).contains(&self.checkpoint_interval_secs) {
             return Err(("checkpoint_interval_secs", format!("must be 5 to 3600, not {}", self.checkpoint_interval_secs)));
+        }
+        if !(1..=SHARDS).contains(&self.threads) {
+            return Err(("threads", format!("must be 1 to {SHARDS}, not {}", self.threads)));
         }
         Ok(())
     }
@@ -136,6 +151,7 @@ impl Config {
             ("detect", config.detect.check()),
             ("health", config.health.check()),
             ("alerts", config.alerts.check()),
+            ("delivery", config.delivery.check()),
             ("metrics", config.metrics.check()),
         ];
         for (section, result) in sections {
@@ -153,7 +169,17 @@ impl Config {
                 return Err(settings::mistake(path, text, "azure.name", sentence));
             }
         }
+        for (number, output) in config.outputs.iter().enumerate() {
+            if let Err((key, sentence)) = output.check() {
+                return Err(settings::mistake(path, text, &format!("outputs.{key}"), sentence));
+            }
+            if config.outputs.iter().take(number).any(|other| other.name == output.name) {
+                let sentence = format!("two outputs are named {:?}; what each has got is kept by its name", output.name);
+                return Err(settings::mistake(path, text, "outputs.name", sentence));
+            }
+        }
         Sites::new(&config.sites).map_err(|sentence| settings::mistake(path, text, "sites", sentence))?;
+        Roles::new(&config.roles).map_err(|sentence| settings::mistake(path, text, "roles", sentence))?;
         Ok(config)
     }
 
@@ -163,6 +189,14 @@ impl Config {
     /// The sites contradict each other; [`parse`](Self::parse) has seen to that for settings from a file.
     pub fn sites(&self) -> anyhow::Result<Sites> {
         Sites::new(&self.sites).map_err(anyhow::Error::msg)
+    }
+
+    /// What hosts are for.
+    ///
+    /// # Errors
+    /// A role is not complete; [`parse`](Self::parse) has seen to that for settings from a file.
+    pub fn roles(&self) -> anyhow::Result<Roles> {
+        Roles::new(&self.roles).map_err(anyhow::Error::msg)
     }
 
     /// The rules that the settings name.
@@ -221,6 +255,17 @@ mod tests {
     }
 
     #[test]
+    fn the_roles_that_the_shipped_file_shows_as_an_example_are_good() {
+        let text = include_str!("../../deploy/collector.toml");
+        let lines = text.lines().skip_while(|line| *line != "#[[roles]]").take_while(|line| line.starts_with('#'));
+        let example: String = lines.map(|line| format!("{}\n", line.trim_start_matches('#'))).collect();
+        let config = Config::parse(Path::new("c.toml"), &example).unwrap();
+        assert_eq!(config.roles.len(), 2);
+        let roles = config.roles().unwrap().of("10.1.0.7".parse().unwrap(), spanwatch_common::time::Timestamp::from_secs(1));
+        assert!(roles.has(crate::detect::roles::Role::Scanner));
+    }
+
+    #[test]
     fn the_example_of_a_container_shows_every_key_with_its_default() {
         let text = include_str!("../../deploy/collector.toml");
         let example = text.split("#[[azure]]").nth(1).unwrap().split("\n\n").next().unwrap();
@@ -244,6 +289,8 @@ mod tests {
         assert!(twice.starts_with("c.toml:5:1: azure.name: two containers are named \"a\""), "{twice}");
         let sites = mistake("[[sites]]\nname = \"a\"\ncidrs = []\n");
         assert!(sites.starts_with("c.toml:1:1: sites: site \"a\" needs a name and at least one prefix"), "{sites}");
+        let role = "[[roles]]\nrole = \"admin\"\ncidrs = [\"10.1.0.9\"]\nowner = \"\"\nuntil = \"2027-06-30\"\n";
+        assert!(mistake(role).starts_with("c.toml:1:1: roles: role admin needs an owner"), "{}", mistake(role));
         assert_eq!(
             mistake("[kql_compat]\nkappa = 0.0\n"),
             "c.toml:2:1: kql_compat.kappa: must be between 0.1 and 100, not 0; leave it out for the usual 2.7144"

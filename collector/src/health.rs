@@ -5,6 +5,8 @@
 //! switch. A symptom that is gone for some minutes is reported as over; in between nothing is said, so that a port which is now good
 //! and now bad is one alert and not many. What a person is told of it is decided by the [`AlertBook`](crate::alert::AlertBook).
 //!
+//! The same looks say what is to be thought of findings that rest on what a port saw: [`conditions`](HealthWatch::conditions).
+//!
 //! Nothing here is worth keeping: after a restart the first minute is lost, and the alerts go on as the alert file has them.
 
 use std::collections::BTreeMap;
@@ -16,7 +18,9 @@ use spanwatch_common::health::judge::{self, Symptom, SymptomKind};
 use spanwatch_common::health::{Health, PortHealth};
 use spanwatch_common::time::Timestamp;
 
+use crate::alert::gate::{Condition, Conditions, ONE_SIDED_GRAVE, YOUNG_FOR};
 use crate::detect::finding::{Evidence, RuleCard, Severity, Stage, Subject, Window, round2};
+use crate::detect::rules::common::Weakness;
 use crate::detect::{Finding, Variant};
 
 const KINDS: usize = SymptomKind::ALL.len();
@@ -24,6 +28,10 @@ const KINDS: usize = SymptomKind::ALL.len();
 const JUDGED_AFTER: Duration = Duration::from_secs(60);
 /// A connected sensor whose account does not come for so long is not well. It speaks every ten seconds.
 const ACCOUNT_LATE: Duration = Duration::from_secs(120);
+/// What a minute showed is taken to last until the next one is judged.
+const HOLDS_FOR: Duration = Duration::from_secs(180);
+/// A smaller share of packets lost makes no finding doubtful.
+const LOSS_MIN: f64 = 0.001;
 
 /// Section `[health]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +93,16 @@ pub struct HealthWatch {
     cards: [Arc<RuleCard>; KINDS],
     silence: Arc<RuleCard>,
     sensors: BTreeMap<String, Sensor>,
+    /// What nobody has been told yet of the state of the sensors.
+    news: Vec<News>,
+}
+
+/// What a look says of findings that rest on what a port saw.
+#[derive(Debug)]
+enum News {
+    Doubtful(Condition),
+    /// Sensor, interface, and from when on it is not so, or no more.
+    Sound(String, String, Weakness, Timestamp),
 }
 
 #[derive(Debug)]
@@ -142,6 +160,7 @@ impl HealthWatch {
             cards: SymptomKind::ALL.map(|kind| card(rule_id(kind), kind.title(), severity(kind))),
             silence: card("SPAN-NO-ACCOUNT", "A sensor says nothing of its mirror", Severity::Low),
             sensors: BTreeMap::new(),
+            news: Vec::new(),
         }
     }
 
@@ -149,9 +168,11 @@ impl HealthWatch {
     pub fn take(&mut self, sensor: &str, account: Account<'_>, now: Timestamp) {
         if !self.sensors.contains_key(sensor) {
             self.sensors.insert(sensor.to_owned(), Sensor::new(&account, now));
+            self.news.extend(young(sensor, account.boot, now));
         }
         let Some(known) = self.sensors.get_mut(sensor) else { return };
         if known.boot != account.boot {
+            self.news.extend(young(sensor, account.boot, now));
             *known = Sensor::new(&account, now);
         }
         if account.connected && !known.connected {
@@ -171,13 +192,23 @@ impl HealthWatch {
         let mut verdicts = Vec::new();
         for (name, sensor) in &mut self.sensors {
             for port in sensor.ports.values_mut().filter(|port| port.latest.at.since(port.judged.at) >= JUDGED_AFTER) {
-                port.judge(name, &self.cards, self.close_after_minutes, &mut verdicts);
+                port.judge(name, &self.cards, self.close_after_minutes, &mut verdicts, &mut self.news);
             }
             if sensor.connected && now.since(sensor.judged) >= JUDGED_AFTER {
                 sensor.judge_silence(name, &self.silence, self.close_after_minutes, now, &mut verdicts);
             }
         }
         verdicts
+    }
+
+    /// Brings `conditions` up to date.
+    pub fn conditions(&mut self, conditions: &mut Conditions) {
+        for news in self.news.drain(..) {
+            match news {
+                News::Doubtful(condition) => conditions.note(condition),
+                News::Sound(sensor, interface, weakness, from) => conditions.end(&sensor, &interface, weakness, from),
+            }
+        }
     }
 
     /// Which symptoms each port showed in its last minute: sensor, interface, and a mark for each of [`SymptomKind::ALL`].
@@ -256,11 +287,27 @@ impl Port {
     }
 
     /// Compares the latest look with the one that was judged last.
-    fn judge(&mut self, sensor: &str, cards: &[Arc<RuleCard>; KINDS], after: u32, out: &mut Vec<Verdict>) {
+    fn judge(&mut self, sensor: &str, cards: &[Arc<RuleCard>; KINDS], after: u32, out: &mut Vec<Verdict>, news: &mut Vec<News>) {
         let (before, now) = (self.judged, self.latest);
         self.judged = now;
         let over = now.at.since(before.at);
         let symptoms = judge::judge(&before.health, &now.health, over);
+        let delta = now.health.since(&before.health);
+        for (weakness, doubt) in doubts(&delta, &symptoms) {
+            let (sensor, interface) = (sensor.to_owned(), self.interface.clone());
+            news.push(match doubt {
+                Some((share, says)) => News::Doubtful(Condition {
+                    says: format!("{interface} at {sensor} {says}"),
+                    sensor,
+                    interface,
+                    weakness,
+                    share,
+                    from: before.at,
+                    until: now.at.plus(HOLDS_FOR),
+                }),
+                None => News::Sound(sensor, interface, weakness, before.at),
+            });
+        }
         for ((kind, card), run) in SymptomKind::ALL.iter().zip(cards).zip(&mut self.symptoms) {
             let subject =
                 Subject { interface: Some(self.interface.clone()), observer: Some(sensor.to_owned()), ..Subject::default() };
@@ -276,6 +323,54 @@ impl Port {
             }
         }
     }
+}
+
+/// For each weakness that the counts of a minute can show: the share that is concerned, and what to say of it.
+fn doubts(delta: &Health, symptoms: &[Symptom]) -> [(Weakness, Option<(f64, String)>); 3] {
+    let share = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
+    let missed = if delta.missed_octets >= judge::MISSED_OCTETS_MIN { delta.missed_octets } else { 0 };
+    let sampled = if delta.keep_one_in > 1 { 1.0 - 1.0 / delta.keep_one_in as f64 } else { 0.0 };
+    let lost = share(delta.dropped, delta.packets + delta.dropped)
+        .max(share(missed, delta.tcp_octets + missed))
+        .max(share(delta.erspan_gaps, delta.erspan_packets + delta.erspan_gaps))
+        .max(share(delta.in_aggregate, delta.packets))
+        .max(sampled);
+    let one_sided = share(delta.tcp_flows_one_way, delta.tcp_flows);
+    let is_enough = delta.packets + delta.dropped >= judge::PACKETS_MIN;
+    let loss = (is_enough && lost >= LOSS_MIN).then(|| {
+        let says = format!(
+            "did not see {} % of its packets: counts may be too small, and what was answered may look unanswered.",
+            round2(100.0 * lost)
+        );
+        (lost, says)
+    });
+    let one_way = (delta.tcp_flows >= judge::TCP_FLOWS_MIN && one_sided > ONE_SIDED_GRAVE).then(|| {
+        let says =
+            format!("saw one side only of {} % of TCP flows: what was answered may look unanswered.", round2(100.0 * one_sided));
+        (one_sided, says)
+    });
+    let is_blind = |symptom: &Symptom| matches!(symptom.kind, SymptomKind::NoTraffic | SymptomKind::GroupOnly);
+    let blind = symptoms
+        .iter()
+        .any(is_blind)
+        .then(|| (1.0, "saw no traffic for a while: what has stopped may only have stopped being seen.".to_owned()));
+    [(Weakness::Loss, loss), (Weakness::OneSided, one_way), (Weakness::Blind, blind)]
+}
+
+/// That a sensor has just started, if it has: the number of a start is its time.
+fn young(sensor: &str, boot: u64, now: Timestamp) -> Option<News> {
+    let started = Timestamp::from_nanos(boot.cast_signed());
+    (started <= now && now.since(started) < YOUNG_FOR).then(|| {
+        News::Doubtful(Condition {
+            sensor: sensor.to_owned(),
+            interface: String::new(),
+            weakness: Weakness::Young,
+            share: 1.0,
+            from: started,
+            until: started.plus(YOUNG_FOR),
+            says: format!("{sensor} had started less than ten minutes before: it did not see how what it saw began."),
+        })
+    })
 }
 
 fn interface(port: &PortHealth) -> String {

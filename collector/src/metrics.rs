@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -12,6 +12,7 @@ use axum::routing::get;
 use spanwatch_common::health::{Health, SymptomKind};
 use spanwatch_common::time::Timestamp;
 
+use crate::alert::deliver::{Outbox, OutputStatus};
 use crate::detect;
 use crate::ingest::azure::vitals::TailVitals;
 use crate::ingest::registry::Registry;
@@ -28,6 +29,7 @@ pub struct Vitals {
     store: Mutex<StoreVitals>,
     azure: Mutex<BTreeMap<String, TailVitals>>,
     detect: Mutex<DetectVitals>,
+    outbox: OnceLock<Arc<Outbox>>,
 }
 
 /// Numbers of the store.
@@ -58,6 +60,14 @@ pub struct DetectVitals {
     pub alerts_lost: u64,
     /// Alerts that are open now.
     pub alerts_open: u64,
+    /// Those of them that are muted.
+    pub alerts_muted: u64,
+    /// Incidents that are open now.
+    pub incidents_open: u64,
+    /// Lines that were recorded and told nobody: muted, or beyond a rule's budget.
+    pub alerts_quiet: u64,
+    /// Why the mutes could not be read again. Those read before hold.
+    pub mutes_error: Option<String>,
     /// Alerts forgotten because there were too many.
     pub alerts_forgotten: u64,
     /// When the rules in force were read.
@@ -86,6 +96,16 @@ impl Vitals {
         self.detect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on the outputs of `outbox` are shown; another one later is not.
+    pub fn deliver_from(&self, outbox: &Arc<Outbox>) {
+        self.outbox.get_or_init(|| Arc::clone(outbox));
+    }
+
+    /// How each output is doing.
+    pub fn outputs(&self) -> Vec<OutputStatus> {
+        self.outbox.get().map(|outbox| outbox.status()).unwrap_or_default()
+    }
+
     /// The numbers of the container that is followed as `name`, to be changed.
     pub fn azure(&self, name: &str, change: impl FnOnce(&mut TailVitals)) {
         let mut containers = self.azure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,6 +126,7 @@ impl Vitals {
         self.render_azure(&mut page);
         self.render_store(&mut page);
         self.render_detect(&mut page);
+        self.render_outputs(&mut page);
         page.text
     }
 
@@ -251,6 +272,32 @@ impl Vitals {
         }
     }
 
+    fn render_outputs(&self, page: &mut Page) {
+        let Some(outbox) = self.outbox.get() else { return };
+        page.metric("outputs_journal_bytes", "gauge", "What the journal of the outputs takes on disk.");
+        page.value("outputs_journal_bytes", "", outbox.journal_bytes());
+        type Get = fn(&OutputStatus) -> u64;
+        let values: [(&str, &str, &str, Get); 6] = [
+            ("output_waiting", "gauge", "Alerts that the output wants and has not got yet.", |status| status.waiting),
+            ("output_delivered_total", "counter", "Alerts delivered.", |status| status.delivered),
+            ("output_refused_total", "counter", "Alerts that the receiver will never take; they are parked.", |status| {
+                status.refused
+            }),
+            ("output_dropped_total", "counter", "Alerts given up because the journal was full.", |status| status.dropped),
+            ("output_shortened_total", "counter", "Alerts delivered without part of their evidence.", |status| status.shortened),
+            ("output_failing", "gauge", "Whether nothing gets through at present.", |status| {
+                u64::from(status.failing_since.is_some())
+            }),
+        ];
+        let outputs = outbox.status();
+        for (name, kind, help, get) in values {
+            page.metric(name, kind, help);
+            for status in &outputs {
+                page.value(name, &format!("output=\"{}\"", status.name), get(status));
+            }
+        }
+    }
+
     fn render_detect(&self, page: &mut Page) {
         let vitals = self.detect().clone();
         let counters = vitals.counters;
@@ -261,6 +308,11 @@ impl Vitals {
             ("detect_findings_total", "Findings told.", counters.findings),
             ("alert_events_total", "Alerts raised, updated or closed.", vitals.alert_events),
             ("alerts_lost_total", "Alert events that could not be written.", vitals.alerts_lost),
+            (
+                "alerts_quiet_total",
+                "Alert events for the record only: muted, or beyond the budget of their rule.",
+                vitals.alerts_quiet,
+            ),
             ("alerts_forgotten_total", "Alerts forgotten because there were too many.", vitals.alerts_forgotten),
         ];
         for (name, help, value) in values {
@@ -269,6 +321,10 @@ impl Vitals {
         }
         page.metric("alerts_open", "gauge", "Alerts that are open now.");
         page.value("alerts_open", "", vitals.alerts_open);
+        page.metric("alerts_muted", "gauge", "Alerts that are open and muted now.");
+        page.value("alerts_muted", "", vitals.alerts_muted);
+        page.metric("incidents_open", "gauge", "Incidents that are open now.");
+        page.value("incidents_open", "", vitals.incidents_open);
         let gauges = [
             ("rules_loaded_at_seconds", "When the rules in force were read (Unix time).", secs(vitals.rules_loaded_at)),
             (
@@ -348,10 +404,19 @@ pub fn router(vitals: Arc<Vitals>) -> axum::Router {
             None => "ok\n".to_owned(),
             Some(error) => format!("ok, but with the rules of before: {error}\n"),
         };
+        if let Some(error) = vitals.detect().mutes_error.clone() {
+            let _ = writeln!(text, "ok, but {error}"); // writing to a String cannot fail
+        }
         // Neither is a container that cannot be read: sensors are heard all the same.
         for (container, azure) in vitals.containers() {
             if let Some(trouble) = azure.trouble {
                 let _ = writeln!(text, "ok, but without azure {container}: {trouble}"); // writing to a String cannot fail
+            }
+        }
+        // Alerts for an output that cannot be reached wait in the journal.
+        for status in vitals.outputs() {
+            if let (Some(since), Some(error)) = (status.failing_since, status.last_error) {
+                let _ = writeln!(text, "ok, but output {} has failed since {since}: {error}", status.name);
             }
         }
         (StatusCode::OK, text)

@@ -26,11 +26,19 @@ pub struct Settings {
     pub file_bytes_max: u64,
     /// Alerts held in memory, open ones and those that could re-open.
     pub alerts_max: usize,
+    /// New alerts of one rule that are told in an hour of event time. Further ones are in the alert file, and one summary, a storm, speaks
+    /// for them. Fewer keep a phone quieter; more tell each by itself.
+    pub rule_alerts_per_hour_max: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { file: PathBuf::from("/var/lib/spanwatch/alerts.ndjson"), file_bytes_max: 64 << 20, alerts_max: 10_000 }
+        Self {
+            file: PathBuf::from("/var/lib/spanwatch/alerts.ndjson"),
+            file_bytes_max: 64 << 20,
+            alerts_max: 10_000,
+            rule_alerts_per_hour_max: 50,
+        }
     }
 }
 
@@ -48,6 +56,10 @@ impl Settings {
         }
         if !(16..=10_000_000).contains(&self.alerts_max) {
             return Err(("alerts_max", format!("must be 16 to 10000000, not {}", self.alerts_max)));
+        }
+        if !(1..=1_000_000).contains(&self.rule_alerts_per_hour_max) {
+            let sentence = format!("must be 1 to 1000000, not {}", self.rule_alerts_per_hour_max);
+            return Err(("rule_alerts_per_hour_max", sentence));
         }
         Ok(())
     }
@@ -71,14 +83,6 @@ impl AlertFile {
     pub fn open(settings: &Settings) -> io::Result<Self> {
         let (file, len) = open_for_appending(&settings.file)?;
         Ok(Self { path: settings.file.clone(), file, len, bytes_max: settings.file_bytes_max, torn: false })
-    }
-
-    /// Waits until everything that was put would survive a power cut.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
     }
 
     /// Whether the path still names the open file: somebody may have removed or renamed it.
@@ -111,10 +115,14 @@ impl AlertSink for AlertFile {
         self.len += line.len() as u64;
         Ok(())
     }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
 /// The file and its length; ends a torn last line.
-fn open_for_appending(path: &Path) -> io::Result<(File, u64)> {
+pub(crate) fn open_for_appending(path: &Path) -> io::Result<(File, u64)> {
     let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
     let mut len = file.metadata()?.len();
     if len > 0 {

@@ -53,15 +53,23 @@ pub fn story(alert: &Alert) -> String {
     }
 }
 
-/// `2026-11-21 10:41:07  medium  AZ-01  open     10.0.0.9 tried …`, with a line feed.
+/// `2026-11-21 10:41:07  medium     70 %  AZ-01  open     23e006d4  10.0.0.9 tried …`, with a line feed: when it was told, how grave and
+/// how sure it is, the rule, the state, and so much of the id as `alerts explain` needs.
 pub fn line(alert: &Alert, colour: Colour) -> String {
-    let Alert { severity, state, rule, .. } = alert;
+    let Alert { severity, state, .. } = alert;
+    let (rule, id) = (printable(&alert.rule), short_id(alert));
+    let sure = alert.confidence * 100.0;
     let at = to_the_second(alert.told);
     let (on, off) = match colour {
         Colour::No => ("", ""),
         Colour::Yes => (escape(*severity, *state), "\x1b[0m"),
     };
-    format!("{at}  {on}{severity:<8}{off}  {rule}  {state:<7}  {}\n", story(alert))
+    format!("{at}  {on}{severity:<8}{off}  {sure:>3.0} %  {rule}  {state:<7}  {id}  {}\n", story(alert))
+}
+
+/// So much of an alert's id as tells it from others; `alerts show` and `explain` take it.
+pub fn short_id(alert: &Alert) -> String {
+    printable(&alert.id).chars().take(8).collect()
 }
 
 /// `2026-11-21 10:41:07`.

@@ -25,11 +25,12 @@ use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 use crate::counter::Key;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
 use crate::hash::Map;
 use crate::row::{Part, Row};
 use crate::rules::{Common, Exclude, TimeAxis};
-use crate::scan::is_countable;
+use crate::scan::{ALL_BUT_TAILS, is_countable};
 use crate::snapshot::RestoreError;
 use crate::sweep::is_public_v4;
 use crate::windows::{REPLAY_ROOM, Windows};
@@ -312,8 +313,19 @@ impl Detector for Beacon {
         }
     }
 
+    fn interest(&self) -> Interest {
+        match self.rule.variant {
+            Variant::Exact => ALL_BUT_TAILS.but_not(Facts::TO_PRIVATE),
+            Variant::Fixed => Interest::only(Facts::COUNTABLE).but_not(Facts::TAIL.and(Facts::TO_PRIVATE).and(Facts::FOLDED)),
+        }
+    }
+
     fn state(&self) -> &State {
         self.days.state()
+    }
+
+    fn weigh(&mut self) {
+        self.days.weigh(|contacts| contacts.capacity() * size_of::<Contact>(), 0);
     }
 
     fn lateness(&self) -> Duration {

@@ -6,6 +6,7 @@
 //!
 //! At `keys_max` keys the quietest are let go and counted; a key that is over the threshold stays.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +22,13 @@ use crate::row::Row;
 use crate::rules::{Common, TimeAxis};
 use crate::snapshot::{Names, RestoreError};
 use crate::windows::Windows;
-use crate::{Detector, Mode, State};
+use crate::{Detector, Interest, Mode, State};
 
 /// Services named in a sentence.
 const NAMED_MAX: usize = 5;
 
 /// Under what a row counts. Parts that a rule does not ask for are zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Key {
     /// The initiator's address.
     pub(crate) source: u128,
@@ -39,6 +40,15 @@ pub(crate) struct Key {
     pub(crate) protocol: u8,
     /// What else the rule tells apart, by a number of its own.
     pub(crate) facet: u8,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { source, destination, port, protocol, facet } = *self;
+        state.write_u128(source);
+        state.write_u128(destination);
+        state.write_u32(u32::from(port) << 16 | u32::from(protocol) << 8 | u32::from(facet));
+    }
 }
 
 impl Key {
@@ -109,11 +119,21 @@ pub(crate) trait Counting: Send + 'static {
     /// Whether a finding names hosts that were tried.
     const NAMES_HOSTS: bool;
 
+    /// See [`Detector::interest`].
+    fn interest(&self) -> Interest {
+        Interest::EVERYTHING
+    }
+
     /// Key and count of a row; none if the rule does not look at it.
     fn count(&self, row: &Row) -> Option<(Key, Count)>;
 
     /// Keeps what is needed beyond the count; what is returned is added to the sum.
     fn note(&self, _row: &Row, _more: &mut Self::More) -> u64 {
+        0
+    }
+
+    /// Memory that it takes beside itself, in octets.
+    fn size(_more: &Self::More) -> usize {
         0
     }
 
@@ -174,7 +194,7 @@ impl Told<'_> {
     }
 }
 
-/// What one key did in one window: about 300 bytes, and 16 more for each distinct value up to a thousand, at most 17 KiB more.
+/// What one key did in one window: about 300 bytes, and 20 more for each distinct value up to a thousand, at most 20 KiB more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tally<M> {
     pub(crate) distinct: Card,
@@ -328,8 +348,19 @@ impl<C: Counting> Detector for Counter<C> {
         }
     }
 
+    fn interest(&self) -> Interest {
+        self.counting.interest()
+    }
+
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let size = |tally: &Tally<C::More>| {
+            tally.distinct.size() + tally.services.size() + tally.hosts.size() + tally.observers.size() + C::size(&tally.more)
+        };
+        self.windows.weigh(size, 0);
     }
 
     fn lateness(&self) -> Duration {

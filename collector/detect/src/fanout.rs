@@ -20,11 +20,12 @@ use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
 use crate::card::Card;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::row::{Part, Row};
 use crate::rules::{Common, Exclude, TimeAxis};
-use crate::scan::is_countable;
+use crate::scan::{ALL_BUT_TAILS, is_countable};
 use crate::snapshot::{RestoreError, pack, unpack};
 use crate::windows::Windows;
 use crate::{Detector, Mode, State};
@@ -208,7 +209,7 @@ impl FanOut {
                 value,
                 threshold,
                 unit: "hosts".to_owned(),
-                hosts: reached.hosts.examples().iter().map(|&host| Address(host)).collect(),
+                hosts: reached.hosts.examples().into_iter().map(Address).collect(),
                 ..Evidence::default()
             },
             sentence,
@@ -235,7 +236,8 @@ impl Detector for FanOut {
         }
         let at = self.time_axis.of(row);
         let Some(start) = self.windows.place(at) else { return };
-        let key = SourceSlot { source: row.source.0, slot: at.floor(self.slot) };
+        let slot = if self.windows.length() == self.slot { start } else { at.floor(self.slot) };
+        let key = SourceSlot { source: row.source.0, slot };
         if self.windows.needs_room(start, &key) {
             self.make_room(findings);
             if self.windows.is_closed(start) {
@@ -272,8 +274,20 @@ impl Detector for FanOut {
         }
     }
 
+    fn interest(&self) -> Interest {
+        match self.rule.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::COUNTABLE).but_not(Facts::TAIL),
+        }
+    }
+
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let usual = table_bytes(&self.usual);
+        self.windows.weigh(|reached| reached.hosts.size(), usual);
     }
 
     fn lateness(&self) -> Duration {

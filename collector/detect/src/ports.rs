@@ -41,6 +41,11 @@ impl PortSet {
         self.words.get(usize::from(port / 64)).is_some_and(|word| word & 1 << (port % 64) != 0)
     }
 
+    /// Memory that it takes beside itself, in octets.
+    pub(crate) const fn size(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
+
     /// How many ports it has.
     pub(crate) const fn count(&self) -> u32 {
         self.count

@@ -18,10 +18,9 @@ const ROWS_MAX: usize = 1 << 20;
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// What comes out, in order.
-#[derive(Clone, Copy)]
-pub(crate) enum Step<'a> {
+pub(crate) enum Step {
     /// A row.
-    Row(&'a Row),
+    Row(Row),
     /// Event time has come so far; no earlier row follows, unless there was no room.
     Time(Timestamp),
 }
@@ -67,8 +66,8 @@ impl Ord for Ordered {
 
 impl Reorder {
     /// Takes the rows of `rows`; for each for which there is no room, the earliest of all goes to `out`.
-    pub(crate) fn take(&mut self, rows: &mut Vec<Row>, out: &mut impl FnMut(Step<'_>)) {
-        for row in rows.drain(..) {
+    pub(crate) fn take(&mut self, rows: Vec<Row>, out: &mut impl FnMut(Step)) {
+        for row in rows {
             self.waiting.push(Reverse(Ordered(row)));
             if self.waiting.len() > ROWS_MAX {
                 self.release(out);
@@ -77,19 +76,19 @@ impl Reorder {
     }
 
     /// Lets everything go.
-    pub(crate) fn finish(&mut self, out: &mut impl FnMut(Step<'_>)) {
+    pub(crate) fn finish(&mut self, out: &mut impl FnMut(Step)) {
         while !self.waiting.is_empty() {
             self.release(out);
         }
     }
 
-    fn release(&mut self, out: &mut impl FnMut(Step<'_>)) {
+    fn release(&mut self, out: &mut impl FnMut(Step)) {
         let Some(Reverse(Ordered(row))) = self.waiting.pop() else { return };
         let reached = row.at.floor(TOLD_EVERY);
         if reached > self.told {
             self.told = reached;
             out(Step::Time(reached));
         }
-        out(Step::Row(&row));
+        out(Step::Row(row));
     }
 }

@@ -139,6 +139,8 @@ pub struct Row {
     pub aggregate: bool,
     /// How many leading bits of the source count, where it is a prefix and no host.
     pub source_prefix: Option<u8>,
+    /// How many leading bits of the destination count, where it is a prefix and no host.
+    pub destination_prefix: Option<u8>,
     /// The cloud's names around the flow; none for a sensor.
     pub context: Option<Arc<CloudContext>>,
     /// The platform's own traffic (load-balancer probes and the like): no fixed rule counts it.
@@ -150,13 +152,11 @@ impl Row {
     pub fn of(observer: &Arc<str>, record: &FlowRecord, sites: &Sites, roles: &Roles) -> Option<Self> {
         let at = record.first();
         let cloud = record.cloud.as_deref();
-        let direction = match cloud.map(|cloud| cloud.direction) {
-            None | Some(Direction::Unknown) => sites.direction(record.source, record.destination),
-            Some(direction) => direction,
-        };
         if at <= Timestamp::NONE || record.is_layer2() {
             return None;
         }
+        let (class, direction) = sites.place(record.source, record.destination);
+        let said = cloud.map(|cloud| cloud.direction).filter(|said| *said != Direction::Unknown);
         let (contact, outcome) = judge(record);
         let population = u64::from(record.sampling_population.max(1));
         let aggregate = is_aggregate(record);
@@ -188,11 +188,12 @@ impl Row {
             contact,
             outcome,
             action: cloud.map_or(Action::Unknown, |cloud| cloud.action),
-            direction,
-            class: sites.class(record.source, record.destination),
+            direction: said.unwrap_or(direction),
+            class,
             events: if aggregate || is_answering_half(record) { 0 } else { cloud.map_or(1, |cloud| cloud.events.max(1)) },
             aggregate,
-            source_prefix: source_prefix(record),
+            source_prefix: prefix(record, FORWARD),
+            destination_prefix: prefix(record, REVERSE),
             context: cloud.map(|cloud| cloud.context.clone()),
             platform: cloud.is_some_and(|cloud| cloud.context.is_platform()),
         })
@@ -217,10 +218,10 @@ fn is_aggregate(record: &FlowRecord) -> bool {
     record.prefix_lengths != [0; 2]
 }
 
-/// How many bits of an aggregate's source count; none if all do.
-fn source_prefix(record: &FlowRecord) -> Option<u8> {
+/// How many bits of that end of an aggregate count; none if all do.
+fn prefix(record: &FlowRecord, end: usize) -> Option<u8> {
     let all = if record.source.as_v4().is_some() { 32 } else { 128 };
-    Some(record.prefix_lengths[FORWARD]).filter(|&bits| is_aggregate(record) && bits < all)
+    Some(record.prefix_lengths[end]).filter(|&bits| is_aggregate(record) && bits < all)
 }
 
 /// Whether the other direction may be in another record, which the collector has not found.

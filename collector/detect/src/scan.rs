@@ -13,6 +13,7 @@ use spanwatch_common::flow::protocol;
 use spanwatch_common::net::Address;
 
 use crate::counter::{Count, Counting, Key, Limit, Tally, Told, service};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Subject, Variant};
 use crate::row::{Contact, Part, Row};
 use crate::rules::{Common, Exclude};
@@ -31,6 +32,13 @@ fn is_private_tcp(row: &Row) -> bool {
         && row.source.is_private_v4()
         && row.destination.is_private_v4()
 }
+
+/// The rows of which [`is_probe`] may be true.
+pub(crate) const PROBES: Interest = Interest::only(Facts::PROBE.and(Facts::COUNTABLE));
+/// The rows of which [`failed_port`] may make something.
+pub(crate) const FAILED_PORTS: Interest = Interest::only(Facts::PROBE.and(Facts::COUNTABLE).and(Facts::PORTS));
+/// What exact forms read: every row but the tail of a sensor's flow.
+pub(crate) const ALL_BUT_TAILS: Interest = Interest::EVERYTHING.but_not(Facts::TAIL);
 
 /// Whether a row speaks of a contact that came to nothing, for the fixed forms of all scan rules.
 pub(crate) fn is_probe(row: &Row, exclude: &Exclude) -> bool {
@@ -84,6 +92,13 @@ impl Counting for Horizontal {
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
 
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => Interest::only(Facts::TCP).but_not(Facts::TAIL),
+            Variant::Fixed => PROBES,
+        }
+    }
+
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         let counts = match self.variant {
             Variant::Exact => is_private_tcp(row),
@@ -128,6 +143,13 @@ impl Counting for Vertical {
     const UNIT: &'static str = "ports";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = false;
+
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => Interest::only(Facts::TCP).but_not(Facts::TAIL),
+            Variant::Fixed => FAILED_PORTS,
+        }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         match self.variant {

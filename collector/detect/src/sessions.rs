@@ -18,13 +18,14 @@ use spanwatch_common::cloud::Action;
 use spanwatch_common::flow::protocol;
 
 use crate::counter::{Count, Counting, Key, Limit, Tally, Told};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Severity, Subject, Variant, service_name};
 use crate::indicators::Indicators;
 use crate::ports::PortSet;
 use crate::row::{Contact, Outcome, Part, Row};
 use crate::rules::Exclude;
 use crate::rules::watch_list::{WatchList, facet_words};
-use crate::scan::is_countable;
+use crate::scan::{ALL_BUT_TAILS, is_countable};
 use crate::sweep::is_public_v4;
 
 /// The connection to which a row belongs, as one number, or how many connections a folded row stands for.
@@ -49,6 +50,13 @@ impl Counting for Failures {
     const UNIT: &'static str = "failures";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
+
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::FAILED.and(Facts::COUNTABLE)),
+        }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         let counted = match self.variant {
@@ -83,6 +91,13 @@ impl Counting for PortMisuse {
     const UNIT: &'static str = "sessions";
     const NAMES_SERVICES: bool = false;
     const NAMES_HOSTS: bool = true;
+
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::COUNTABLE).but_not(Facts::TAIL),
+        }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         if row.part == Part::Tail {
@@ -139,6 +154,13 @@ impl Counting for Logons {
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
 
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::TCP.and(Facts::COUNTABLE)).but_not(Facts::TAIL),
+        }
+    }
+
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         if !self.ports.contains(row.port) || row.part == Part::Tail {
             return None;
@@ -182,6 +204,13 @@ impl Counting for Denials {
     const UNIT: &'static str = "denials";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = false;
+
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => Interest::only(Facts::DENY),
+            Variant::Fixed => Interest::only(Facts::REFUSED.and(Facts::COUNTABLE)),
+        }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         let key = || Key { protocol: row.protocol, ..Key::of_pair(row) };
@@ -235,6 +264,11 @@ impl Counting for Indicated {
     const UNIT: &'static str = "contacts";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = false;
+
+    fn interest(&self) -> Interest {
+        // Without a list of its own it knows only what a cloud says.
+        if self.indicators.is_empty() { Interest::only(Facts::CLOUD).but_not(Facts::TAIL) } else { ALL_BUT_TAILS }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         if row.context.is_none() && self.indicators.is_empty() || row.part == Part::Tail || !self.is_indicated(row) {

@@ -124,33 +124,38 @@ impl Sites {
         self.names.get(usize::from(self.number(address)?)).map(String::as_str)
     }
 
-    /// The class of a flow between two addresses.
-    pub fn class(&self, source: Address, destination: Address) -> FlowClass {
+    /// The class of a flow between two addresses, and which way it crosses the border of all sites.
+    pub fn place(&self, source: Address, destination: Address) -> (FlowClass, Direction) {
         if !source.is_some() || !destination.is_some() {
-            return FlowClass::Unknown;
+            return (FlowClass::Unknown, Direction::Unknown);
         }
-        if destination.is_multicast() {
-            return FlowClass::Multicast;
-        }
-        match (self.number(source), self.number(destination)) {
+        let (from, to) = (self.number(source), self.number(destination));
+        let direction = match (from.is_some(), to.is_some()) {
+            (true, true) => Direction::Local,
+            (true, false) => Direction::Outbound,
+            (false, true) => Direction::Inbound,
+            (false, false) => Direction::Unknown,
+        };
+        let class = match (from, to) {
+            _ if destination.is_multicast() => FlowClass::Multicast,
             (Some(a), Some(b)) if a == b => FlowClass::IntraSite,
             (Some(_), Some(_)) => FlowClass::InterSite,
             (from, to) if from.is_none() && source.is_private() || to.is_none() && destination.is_private() => {
                 FlowClass::UnknownPrivate
             }
             _ => FlowClass::External,
-        }
+        };
+        (class, direction)
+    }
+
+    /// The class of a flow between two addresses.
+    pub fn class(&self, source: Address, destination: Address) -> FlowClass {
+        self.place(source, destination).0
     }
 
     /// Which way a flow between two addresses crosses the border of all sites.
     pub fn direction(&self, source: Address, destination: Address) -> Direction {
-        match (self.number(source).is_some(), self.number(destination).is_some()) {
-            _ if !source.is_some() || !destination.is_some() => Direction::Unknown,
-            (true, true) => Direction::Local,
-            (true, false) => Direction::Outbound,
-            (false, true) => Direction::Inbound,
-            (false, false) => Direction::Unknown,
-        }
+        self.place(source, destination).1
     }
 }
 

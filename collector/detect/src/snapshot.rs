@@ -58,37 +58,46 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// Names of observers, ascending, at most [`EXAMPLES_MAX`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Names(Vec<Arc<str>>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    all: Vec<Arc<str>>,
+    /// The last that was considered, at hand: rows of one observer come in runs, and most keys have one.
+    recent: Option<Arc<str>>,
+}
 
 impl Names {
     /// Considers `name`.
     pub(crate) fn insert(&mut self, name: &Arc<str>) {
-        // Rows of one observer come in runs, and most keys have one.
-        if self.0.last().is_some_and(|last| Arc::ptr_eq(last, name)) {
+        if self.recent.as_ref().is_some_and(|recent| Arc::ptr_eq(recent, name)) {
             return;
         }
-        if let Err(place) = self.0.binary_search(name) {
-            self.0.insert(place, name.clone());
-            self.0.truncate(EXAMPLES_MAX);
+        self.recent = Some(name.clone());
+        if let Err(place) = self.all.binary_search(name) {
+            self.all.insert(place, name.clone());
+            self.all.truncate(EXAMPLES_MAX);
         }
     }
 
+    /// Memory that they take beside themselves, in octets.
+    pub(crate) const fn size(&self) -> usize {
+        self.all.capacity() * size_of::<Arc<str>>()
+    }
+
     pub(crate) fn to_strings(&self) -> Vec<String> {
-        self.0.iter().map(ToString::to_string).collect()
+        self.all.iter().map(ToString::to_string).collect()
     }
 }
 
 impl Serialize for Names {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.0.iter().map(|name| &**name))
+        to.collect_seq(self.all.iter().map(|name| &**name))
     }
 }
 
 impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let names = Vec::<String>::deserialize(from)?;
-        Ok(Self(names.into_iter().map(Arc::from).collect()))
+        Ok(Self { all: names.into_iter().map(Arc::from).collect(), recent: None })
     }
 }
 
@@ -102,6 +111,9 @@ pub(crate) struct Whole {
     /// The clock they share.
     #[serde(with = "serde_bytes")]
     pub(crate) clock: Vec<u8>,
+    /// The roles that were learned; empty from a version that learned none.
+    #[serde(with = "serde_bytes", default)]
+    pub(crate) roles: Vec<u8>,
 }
 
 /// One detector.

@@ -16,11 +16,12 @@ use spanwatch_common::net::{Address, Prefix};
 
 use crate::card::Card;
 use crate::counter::{Count, Counting, Key, Limit, Tally, Told};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Subject, Variant};
 use crate::ports::PortSet;
 use crate::row::{Contact, Part, Row};
 use crate::rules::Exclude;
-use crate::scan::{failed_port, has_ports, is_countable, is_probe, outcome};
+use crate::scan::{ALL_BUT_TAILS, FAILED_PORTS, PROBES, failed_port, has_ports, is_countable, is_probe, outcome};
 
 /// KQL's `make_set(…, 100)` of AZ-06 stops here.
 const SWEEP_HOSTS_MAX: u64 = 100;
@@ -44,6 +45,13 @@ impl Counting for PortScan {
     const UNIT: &'static str = "ports";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
+
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => FAILED_PORTS,
+        }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         match self.variant {
@@ -89,6 +97,13 @@ impl Counting for PortSweep {
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
 
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::COUNTABLE.and(Facts::PORTS)).but_not(Facts::TAIL),
+        }
+    }
+
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         match self.variant {
             Variant::Exact => {
@@ -103,6 +118,10 @@ impl Counting for PortSweep {
                     .then(|| (key(), if failed { Count::Distinct(row.destination.0) } else { Count::Sum(0) }))
             }
         }
+    }
+
+    fn size(answered: &Card) -> usize {
+        answered.size()
     }
 
     fn note(&self, row: &Row, answered: &mut Card) -> u64 {
@@ -170,6 +189,13 @@ impl Counting for QuickPortScan {
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = false;
 
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => FAILED_PORTS,
+        }
+    }
+
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         match self.variant {
             Variant::Exact => {
@@ -208,6 +234,13 @@ impl Counting for QuickSweep {
     const UNIT: &'static str = "hosts";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
+
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => PROBES,
+        }
+    }
 
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         if self.ignored.contains(row.port) {
@@ -263,6 +296,13 @@ impl Counting for WideScan {
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
 
+    fn interest(&self) -> Interest {
+        match self.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => FAILED_PORTS,
+        }
+    }
+
     fn count(&self, row: &Row) -> Option<(Key, Count)> {
         if self.ignored.contains(row.port) {
             return None;
@@ -278,6 +318,10 @@ impl Counting for WideScan {
             Variant::Fixed => has_ports(row) && is_probe(row, &self.exclude),
         };
         counts.then(|| (Key::of_source(row), Count::Sum(0)))
+    }
+
+    fn size(ports: &Ports) -> usize {
+        ports.tried.size() + ports.from.size()
     }
 
     fn note(&self, row: &Row, ports: &mut Ports) -> u64 {

@@ -20,6 +20,7 @@
 //! transfer stay silent: deviation `n - 1` is the most that one of `n` windows can reach.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +30,13 @@ use spanwatch_common::net::Address;
 use spanwatch_common::text::protocol_name;
 use spanwatch_common::time::Timestamp;
 
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::row::{Part, Row};
 use crate::rules::volumes::VolumeDeviation;
 use crate::rules::{Common, Exclude, TimeAxis};
+use crate::scan::ALL_BUT_TAILS;
 use crate::snapshot::{Name, RestoreError, pack, unpack};
 use crate::windows::{REPLAY_ROOM, Windows};
 use crate::{Detector, Mode, State};
@@ -60,7 +63,7 @@ pub struct Volume {
     machines: Map<Arc<str>, Name>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Key {
     /// Observer in the fixed form, virtual machine in the exact one; empty where the address alone counts.
     name: Name,
@@ -71,6 +74,17 @@ struct Key {
     /// How many bits of `host` count, where it stands for all hosts of a prefix.
     #[serde(default)]
     prefix: Option<u8>,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { name, host, protocol, port, prefix } = self;
+        name.hash(state);
+        state.write_u128(host.0);
+        // No prefix is so long.
+        let prefix = prefix.unwrap_or(u8::MAX);
+        state.write_u32(u32::from(*protocol) << 24 | u32::from(*port) << 8 | u32::from(prefix));
+    }
 }
 
 /// One key in one open window.
@@ -319,13 +333,15 @@ impl Detector for Volume {
         }
         let octets_min = self.octets_min;
         let fresh = || Cell { octets: 0, first: at, last: at, tell_at: octets_min, told: false };
-        let Some(cell) = self.windows.entry(start, key.clone(), fresh) else { return };
+        let Some(cell) = self.windows.entry(start, key, fresh) else { return };
         cell.octets = cell.octets.saturating_add(row.octets_total());
         cell.first = cell.first.min(at);
         cell.last = cell.last.max(at);
         let so_far = *cell;
         // A volume only grows, so what deviates upwards before the window closes will have deviated when it does.
         if self.windows.mode() == Mode::Stream && self.rule.variant == Variant::Fixed && so_far.octets >= so_far.tell_at {
+            // Made again, because a copy of every row's key would cost more.
+            let Some(key) = self.key(row) else { return };
             let (octets, windows) = self.past.get(&key).map_or((0, 0), |past| (past.octets, past.windows.len()));
             let mean = (octets + u128::from(so_far.octets)) as f64 / (windows + 1) as f64;
             let stage = if so_far.told { Stage::Grown } else { Stage::Crossed };
@@ -357,12 +373,24 @@ impl Detector for Volume {
         self.report_range(findings);
     }
 
+    fn interest(&self) -> Interest {
+        match self.rule.variant {
+            Variant::Exact => ALL_BUT_TAILS,
+            Variant::Fixed => Interest::only(Facts::SLICE),
+        }
+    }
+
     fn adds_up(&self) -> bool {
         self.rule.variant == Variant::Fixed
     }
 
     fn state(&self) -> &State {
         self.windows.state()
+    }
+
+    fn weigh(&mut self) {
+        let windows: usize = self.past.values().map(|past| past.windows.capacity() * size_of::<(Timestamp, Cell)>()).sum();
+        self.windows.weigh(|_| 0, table_bytes(&self.past) + windows + table_bytes(&self.machines));
     }
 
     fn lateness(&self) -> Duration {

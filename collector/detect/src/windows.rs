@@ -5,7 +5,8 @@
 //! oldest that have ended go first. When no window can be closed, the quietest keys are let go; what counts as quiet is the
 //! detector's to say. Everything that is lost by this is counted.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spanwatch_common::time::Timestamp;
 
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Mode, State};
 
@@ -22,7 +23,12 @@ pub(crate) const REPLAY_ROOM: usize = 16;
 
 /// Windows by their start, each with what every key did in it.
 pub(crate) struct Windows<K, T> {
-    open: BTreeMap<Timestamp, Map<K, T>>,
+    /// Ascending.
+    open: VecDeque<(Timestamp, Map<K, T>)>,
+    /// Place of the window that was asked for last: mostly the next row belongs there too.
+    recent: usize,
+    /// From when to when the window reaches to which a row was placed last.
+    span: (Timestamp, Timestamp),
     length: Duration,
     lateness: Duration,
     keys_max: usize,
@@ -41,17 +47,42 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
     pub(crate) fn new(length: Duration, lateness: Duration, keys_max: usize, mode: Mode, state: State) -> Self {
         let keys_max = if mode == Mode::Replay { keys_max.saturating_mul(REPLAY_ROOM) } else { keys_max };
         let never = Timestamp::from_nanos(i64::MIN);
-        Self { open: BTreeMap::new(), length, lateness, keys_max, mode, closed: never, newest: never, crowded: false, state }
+        let span = (Timestamp::NONE, Timestamp::NONE);
+        Self {
+            open: VecDeque::new(),
+            recent: 0,
+            span,
+            length,
+            lateness,
+            keys_max,
+            mode,
+            closed: never,
+            newest: never,
+            crowded: false,
+            state,
+        }
     }
 
     /// The window to which `at` belongs, by its start; none when it is closed, which is counted.
     pub(crate) fn place(&mut self, at: Timestamp) -> Option<Timestamp> {
-        let start = at.floor(self.length);
-        if self.is_closed(start) {
+        if at < self.span.0 || at >= self.span.1 {
+            let start = at.floor(self.length);
+            self.span = (start, start.plus(self.length));
+        }
+        let (start, end) = self.span;
+        if end <= self.closed {
             self.state.late += 1;
             return None;
         }
         Some(start)
+    }
+
+    /// Where the window at `start` stands, or would stand.
+    fn find(&self, start: Timestamp) -> Result<usize, usize> {
+        if self.open.get(self.recent).is_some_and(|(recent, _)| *recent == start) {
+            return Ok(self.recent);
+        }
+        self.open.binary_search_by_key(&start, |(start, _)| *start)
     }
 
     /// Whether the window at `start` is closed for good.
@@ -62,34 +93,41 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
     /// Whether there is no room for `key` in the window at `start`, and [`pop_for_room`](Self::pop_for_room) or
     /// [`let_go`](Self::let_go) might make some.
     pub(crate) fn needs_room(&self, start: Timestamp, key: &K) -> bool {
-        self.state.keys >= self.keys_max && !self.crowded && !self.open.get(&start).is_some_and(|keys| keys.contains_key(key))
+        self.state.keys >= self.keys_max
+            && !self.crowded
+            && !self.find(start).is_ok_and(|place| self.open[place].1.contains_key(key))
     }
 
     /// What `key` did in the window at `start`, from `fresh` on; none when there is no room, which is counted.
     pub(crate) fn entry(&mut self, start: Timestamp, key: K, fresh: impl FnOnce() -> T) -> Option<&mut T> {
+        let found = self.find(start);
         if self.state.keys >= self.keys_max {
-            let known = self.open.get_mut(&start).and_then(|keys| keys.get_mut(&key));
+            let known = found.ok().and_then(|place| self.open[place].1.get_mut(&key));
             self.state.refused += u64::from(known.is_none());
             return known;
         }
-        let keys = self.open.entry(start).or_default();
-        let before = keys.len();
-        let place = keys.entry(key);
-        if let std::collections::hash_map::Entry::Vacant(_) = place {
-            self.state.keys += 1;
+        self.recent = found.unwrap_or_else(|place| {
+            self.open.insert(place, (start, Map::default()));
+            place
+        });
+        match self.open[self.recent].1.entry(key) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(place) => {
+                self.state.keys += 1;
+                Some(place.insert(fresh()))
+            }
         }
-        debug_assert!(before <= self.state.keys);
-        Some(place.or_insert_with(fresh))
     }
 
     /// What `key` did in the window at `start`.
     pub(crate) fn get_mut(&mut self, start: Timestamp, key: &K) -> Option<&mut T> {
-        self.open.get_mut(&start).and_then(|keys| keys.get_mut(key))
+        let place = self.find(start).ok()?;
+        self.open[place].1.get_mut(key)
     }
 
     /// What every key did, in all windows.
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
-        self.open.values().flat_map(Map::values)
+        self.open.iter().flat_map(|(_, keys)| keys.values())
     }
 
     /// Lets go of the keys whose `weight` is smallest, until an eighth of the room is free, none above `weight_max`. Keys of the
@@ -99,7 +137,7 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
         let mut weights: Vec<u64> = self.values().map(&weight).collect();
         let (_, &mut cut, _) = weights.select_nth_unstable(surplus - 1);
         let quiet = cut.min(weight_max);
-        for keys in self.open.values_mut() {
+        for (_, keys) in &mut self.open {
             let before = keys.len();
             keys.retain(|_, value| weight(value) > quiet);
             self.state.evicted += (before - keys.len()) as u64;
@@ -140,13 +178,13 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
     }
 
     fn pop_ended(&mut self) -> Option<(Timestamp, Map<K, T>)> {
-        let (start, _) = self.open.first_key_value()?;
+        let (start, _) = self.open.front()?;
         (start.plus(self.length) <= self.newest.minus(self.lateness)).then(|| self.pop_first()).flatten()
     }
 
     /// The oldest window, ended or not.
     pub(crate) fn pop_first(&mut self) -> Option<(Timestamp, Map<K, T>)> {
-        let (start, keys) = self.open.pop_first()?;
+        let (start, keys) = self.open.pop_front()?;
         self.state.keys -= keys.len();
         self.closed = self.closed.max(start.plus(self.length));
         self.crowded = false;
@@ -156,6 +194,13 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
     /// Keys, and what was lost.
     pub(crate) const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Brings the account of memory up to date: `heap` is what the value of a key holds elsewhere, `beside` what the detector holds beside
+    /// its windows.
+    pub(crate) fn weigh(&mut self, heap: impl Fn(&T) -> usize, beside: usize) {
+        let tables: usize = self.open.iter().map(|(_, keys)| table_bytes(keys)).sum();
+        self.state.bytes = tables + self.values().map(heap).sum::<usize>() + beside;
     }
 
     /// To count what is lost elsewhere.
@@ -178,7 +223,8 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
     /// Everything that [`restore`](Self::restore) needs.
     pub(crate) fn snapshot(&self) -> Vec<u8> {
         let State { late, evicted, refused, .. } = self.state;
-        pack(&(&self.open, self.closed, self.newest, self.crowded, late, evicted, refused))
+        let open: BTreeMap<Timestamp, &Map<K, T>> = self.open.iter().map(|(start, keys)| (*start, keys)).collect();
+        pack(&(open, self.closed, self.newest, self.crowded, late, evicted, refused))
     }
 
     /// Goes on where the one that made `bytes` was.
@@ -186,6 +232,7 @@ impl<K: Eq + Hash + Serialize + DeserializeOwned, T: Serialize + DeserializeOwne
         type Held<K, T> = (BTreeMap<Timestamp, Map<K, T>>, Timestamp, Timestamp, bool, u64, u64, u64);
         let (open, closed, newest, crowded, late, evicted, refused) = unpack::<Held<K, T>>(bytes)?;
         let keys = open.values().map(Map::len).sum();
+        let open = open.into_iter().collect();
         let state = State { keys, late, evicted, refused, ..self.state };
         *self = Self { open, closed, newest, crowded, state, ..*self };
         Ok(())

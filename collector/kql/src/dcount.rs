@@ -2,12 +2,14 @@
 //!
 //! Kusto's is exact up to 1,000 at its default accuracy, so every decision below that agrees with it. Beyond, the values
 //! become a HyperLogLog sketch (Flajolet et al. 2007) of 2^14 registers, read with the estimator of Ertl (arXiv 1702.01284,
-//! algorithm 6), which needs no correction tables; its standard error is 0.81 %. A counter holds at most 17 KiB.
+//! algorithm 6), which needs no correction tables; its standard error is 0.81 %. A counter of the default accuracy holds at most 20 KiB.
 
 use serde::{Deserialize, Serialize};
 
 /// Up to here a count is exact.
 pub const EXACT_MAX: usize = 1_000;
+/// The most to which a count can be made exact.
+const EXACT_MOST: usize = 32_768;
 /// How many examples a counter can name.
 pub const EXAMPLES_MAX: usize = 20;
 
@@ -26,8 +28,7 @@ pub struct Card {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Shape {
-    /// All values, ascending.
-    Exact(Vec<u128>),
+    Exact(Values),
     Sketch(Box<Sketch>),
 }
 
@@ -38,19 +39,22 @@ impl Default for Card {
 }
 
 impl Card {
-    /// One that is exact up to `exact_max`, at 16 octets for each value, for where KQL counts a set and not a `dcount`.
+    /// One that is exact up to `exact_max`, at most 32,768, at 20 to 24 octets for each value, for where KQL counts a set and not a
+    /// `dcount`.
     pub const fn exact_to(exact_max: usize) -> Self {
-        Self { shape: Shape::Exact(Vec::new()), exact_max }
+        let exact_max = if exact_max < EXACT_MOST { exact_max } else { EXACT_MOST };
+        Self { shape: Shape::Exact(Values::new()), exact_max }
     }
 
     /// Counts `value`; says whether the counter changed.
     pub fn insert(&mut self, value: u128) -> bool {
         match &mut self.shape {
             Shape::Exact(values) => {
-                let Err(place) = values.binary_search(&value) else { return false };
-                values.insert(place, value);
-                if values.len() > self.exact_max {
-                    let sketch = Sketch::of(values);
+                if !values.insert(value) {
+                    return false;
+                }
+                if values.all.len() > self.exact_max {
+                    let sketch = Sketch::of(&values.all);
                     self.shape = Shape::Sketch(Box::new(sketch));
                 }
                 true
@@ -69,28 +73,28 @@ impl Card {
     /// How many different values were counted.
     pub fn count(&self) -> u64 {
         match &self.shape {
-            Shape::Exact(values) => values.len() as u64,
+            Shape::Exact(values) => values.all.len() as u64,
             Shape::Sketch(sketch) => sketch.estimate(),
         }
     }
 
     /// The smallest values counted, ascending, at most [`EXAMPLES_MAX`].
-    pub fn examples(&self) -> &[u128] {
+    pub fn examples(&self) -> Vec<u128> {
         match &self.shape {
-            Shape::Exact(values) => values.get(..EXAMPLES_MAX).unwrap_or(values),
-            Shape::Sketch(sketch) => sketch.least.values(),
+            Shape::Exact(values) => values.ascending().into_iter().take(EXAMPLES_MAX).collect(),
+            Shape::Sketch(sketch) => sketch.least.values().to_vec(),
         }
     }
 
     /// Takes in what `other` counted, as if its values had been counted here.
     pub fn merge(&mut self, other: &Self) {
         match &other.shape {
-            Shape::Exact(values) => values.iter().for_each(|&value| {
+            Shape::Exact(values) => values.all.iter().for_each(|&value| {
                 self.insert(value);
             }),
             Shape::Sketch(theirs) => {
                 if let Shape::Exact(values) = &self.shape {
-                    self.shape = Shape::Sketch(Box::new(Sketch::of(values)));
+                    self.shape = Shape::Sketch(Box::new(Sketch::of(&values.all)));
                 }
                 if let Shape::Sketch(ours) = &mut self.shape {
                     ours.merge(theirs);
@@ -106,8 +110,8 @@ impl Card {
     /// The counter as bytes, at most 17 KiB.
     pub fn to_bytes(&self) -> Vec<u8> {
         let (shape, values, ranks) = match &self.shape {
-            Shape::Exact(values) => (EXACT, values.as_slice(), &[][..]),
-            Shape::Sketch(sketch) => (SKETCH, sketch.least.values(), sketch.ranks.as_slice()),
+            Shape::Exact(values) => (EXACT, values.ascending(), &[][..]),
+            Shape::Sketch(sketch) => (SKETCH, sketch.least.values().to_vec(), sketch.ranks.as_slice()),
         };
         let values = values.iter().flat_map(|value| value.to_be_bytes());
         std::iter::once(shape).chain(values).chain(ranks.iter().copied()).collect()
@@ -129,7 +133,7 @@ impl Card {
             return None;
         }
         if shape == EXACT {
-            return Some(Self { shape: Shape::Exact(values), exact_max: EXACT_MAX });
+            return Some(Self { shape: Shape::Exact(values.into()), exact_max: EXACT_MAX });
         }
         let mut sketch = Sketch::of(&[]);
         for (register, &rank) in ranks.iter().enumerate() {
@@ -138,14 +142,14 @@ impl Card {
             }
             sketch.raise(register, rank);
         }
-        sketch.least = Least(values);
+        sketch.least = values.into();
         Some(Self { shape: Shape::Sketch(Box::new(sketch)), exact_max: EXACT_MAX })
     }
 
     /// How much memory the counter takes beside itself, in bytes.
     pub fn size(&self) -> usize {
         match &self.shape {
-            Shape::Exact(values) => values.capacity() * size_of::<u128>(),
+            Shape::Exact(values) => values.all.capacity() * size_of::<u128>() + values.places.len() * size_of::<u16>(),
             Shape::Sketch(sketch) => size_of::<Sketch>() + sketch.ranks.len() + EXAMPLES_MAX * size_of::<u128>(),
         }
     }
@@ -154,25 +158,154 @@ impl Card {
 const EXACT: u8 = 0;
 const SKETCH: u8 = 1;
 
+/// Different values, found by their hash.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Vec<u128>", into = "Vec<u128>")]
+struct Values {
+    /// As they came.
+    all: Vec<u128>,
+    /// Where each stands in `all`, plus one, from the place on that its hash names; 0 is free. Twice as many as values at least, a power of
+    /// two; none while a few values are quicker read through.
+    places: Vec<u16>,
+    /// The last that was added or found, at hand: often it comes again.
+    recent: u128,
+}
+
+/// So many values are read through.
+const FEW: usize = 8;
+
+impl Values {
+    const fn new() -> Self {
+        Self { all: Vec::new(), places: Vec::new(), recent: 0 }
+    }
+
+    /// Adds `value`; says whether it is new.
+    fn insert(&mut self, value: u128) -> bool {
+        if value == self.recent && !self.all.is_empty() {
+            return false;
+        }
+        self.recent = value;
+        if self.places.is_empty() {
+            if self.all.contains(&value) {
+                return false;
+            }
+        } else if let Err(free) = self.find(value) {
+            self.places[free] = self.all.len() as u16 + 1;
+        } else {
+            return false;
+        }
+        self.all.push(value);
+        if self.all.len() > FEW && self.all.len() * 2 > self.places.len() {
+            self.places = vec![0; (self.all.len() * 2).next_power_of_two()];
+            for number in 0..self.all.len() {
+                if let Err(free) = self.find(self.all[number]) {
+                    self.places[free] = number as u16 + 1;
+                }
+            }
+        }
+        true
+    }
+
+    /// The place of `value`, or the one that is free for it.
+    fn find(&self, value: u128) -> Result<usize, usize> {
+        let last = self.places.len() - 1;
+        let mut place = mix(value) as usize & last;
+        // Half of the places are free, so this ends.
+        while let Some(number) = self.places[place].checked_sub(1) {
+            if self.all[usize::from(number)] == value {
+                return Ok(place);
+            }
+            place = (place + 1) & last;
+        }
+        Err(place)
+    }
+
+    fn ascending(&self) -> Vec<u128> {
+        let mut values = self.all.clone();
+        values.sort_unstable();
+        values
+    }
+}
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Self) -> bool {
+        self.all.len() == other.all.len() && self.ascending() == other.ascending()
+    }
+}
+
+impl Eq for Values {}
+
+impl From<Vec<u128>> for Values {
+    fn from(values: Vec<u128>) -> Self {
+        let mut set = Self { all: Vec::with_capacity(values.len().min(EXACT_MOST)), places: Vec::new(), recent: 0 };
+        // Bytes that somebody changed may hold anything.
+        values.into_iter().take(EXACT_MOST).for_each(|value| {
+            set.insert(value);
+        });
+        set
+    }
+}
+
+impl From<Values> for Vec<u128> {
+    fn from(values: Values) -> Self {
+        values.ascending()
+    }
+}
+
 /// The smallest values of a set, at most [`EXAMPLES_MAX`]: examples that do not depend on the order of events.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Least(Vec<u128>);
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<u128>", into = "Vec<u128>")]
+pub struct Least {
+    values: Vec<u128>,
+    /// The last that was considered, at hand: often it comes again.
+    recent: u128,
+}
+
+impl PartialEq for Least {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
+}
+
+impl Eq for Least {}
+
+impl From<Vec<u128>> for Least {
+    fn from(values: Vec<u128>) -> Self {
+        let recent = values.first().copied().unwrap_or_default();
+        Self { values, recent }
+    }
+}
+
+impl From<Least> for Vec<u128> {
+    fn from(least: Least) -> Self {
+        least.values
+    }
+}
 
 impl Least {
     /// Considers `value`.
     pub fn insert(&mut self, value: u128) {
-        if self.0.len() == EXAMPLES_MAX && self.0.last().is_some_and(|&last| value > last) {
+        if value == self.recent && !self.values.is_empty() {
             return;
         }
-        if let Err(place) = self.0.binary_search(&value) {
-            self.0.insert(place, value);
-            self.0.truncate(EXAMPLES_MAX);
+        self.recent = value;
+        if self.values.len() == EXAMPLES_MAX && self.values.last().is_some_and(|&last| value > last) {
+            return;
+        }
+        if let Err(place) = self.values.binary_search(&value) {
+            self.values.insert(place, value);
+            self.values.truncate(EXAMPLES_MAX);
         }
     }
 
     /// The values, ascending.
     pub fn values(&self) -> &[u128] {
-        &self.0
+        &self.values
+    }
+
+    /// Memory that they take beside themselves, in octets.
+    pub const fn size(&self) -> usize {
+        self.values.capacity() * size_of::<u128>()
     }
 }
 

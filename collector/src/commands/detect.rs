@@ -66,7 +66,7 @@ pub fn run(args: &DetectArgs, config: &Config) -> anyhow::Result<()> {
     let mut rules = rules(args.rules.as_deref())?;
     choose(&mut rules, args)?;
     let keep = if args.format == DetectFormat::Jsonl { Keep::Findings } else { Keep::Alerts };
-    let replay = replay(&args.inputs, &rules, config.sites()?, keep)?;
+    let replay = replay(&args.inputs, &rules, (config.sites()?, config.roles()?), keep)?;
     eprint!("{}", replay.losses());
     let mut out = BufWriter::new(io::stdout().lock());
     match print(&replay, args.format, &mut out).and_then(|()| out.flush()) {
@@ -152,7 +152,7 @@ mod tests {
         let args = DetectArgs { inputs, rules: None, variant, rule: vec!["az-01".to_owned()], format };
         let mut rules = rules(None).expect("our own");
         choose(&mut rules, &args).expect("AZ-01 exists");
-        let replay = replay(&args.inputs, &rules, crate::detect::Sites::default(), Keep::Both).expect("a file");
+        let replay = replay(&args.inputs, &rules, Default::default(), Keep::Both).expect("a file");
         let mut out = Vec::new();
         print(&replay, format, &mut out).expect("memory");
         (String::from_utf8(out).expect("text"), replay.losses())

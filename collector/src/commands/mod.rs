@@ -8,6 +8,7 @@ pub mod export;
 mod findings;
 pub mod import;
 mod layout;
+pub mod outputs;
 pub mod period;
 pub mod pki;
 pub mod query;

@@ -60,7 +60,7 @@ fn ago(text: &str) -> Option<Duration> {
 }
 
 /// RFC 3339, with the time of day, its seconds and the offset optional: without them midnight, zero and UTC.
-fn instant(text: &str) -> Option<Timestamp> {
+pub(super) fn instant(text: &str) -> Option<Timestamp> {
     let (date, rest) = match text.split_once(['T', 't', ' ']) {
         Some((date, rest)) => (date, Some(rest)),
         None => (text, None),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::findings::Line;
-use crate::alert::{Alert, AlertBook, Class};
-use crate::detect::{Detection, Finding, Mode, RuleFile, Sites};
+use crate::alert::incident::Incidents;
+use crate::alert::{Alert, AlertBook, Class, desk};
+use crate::detect::{Detection, Finding, Mode, Roles, RuleFile, Sites};
 use crate::ingest::recorded::{self, Account, InputArgs};
 
 /// Alerts held at once. A replay that raises more is told so.
@@ -44,8 +45,8 @@ pub(super) struct Replay {
 ///
 /// # Errors
 /// What was typed names nothing that could be read at all.
-pub(super) fn replay(inputs: &InputArgs, rules: &RuleFile, sites: Sites, keep: Keep) -> anyhow::Result<Replay> {
-    let mut detection = Detection::new(rules, Mode::Replay).with_sites(sites);
+pub(super) fn replay(inputs: &InputArgs, rules: &RuleFile, (sites, roles): (Sites, Roles), keep: Keep) -> anyhow::Result<Replay> {
+    let mut detection = Detection::new(rules, Mode::Replay).with_sites(sites).with_roles(roles);
     let mut finds =
         Finds { keep, book: AlertBook::new(Class::Detection, ALERTS_MAX), told: BTreeMap::new(), lines: Vec::new(), refused: 0 };
     let mut findings = Vec::new();
@@ -60,7 +61,37 @@ pub(super) fn replay(inputs: &InputArgs, rules: &RuleFile, sites: Sites, keep: K
     })?;
     detection.finish(&mut findings);
     finds.take(&mut findings);
-    Ok(finds.finish(detection, account))
+    let mut replay = finds.finish(detection, account);
+    let settings = desk::fingerprints(rules);
+    for alert in &mut replay.alerts {
+        alert.settings = settings.get(&*alert.rule).cloned().unwrap_or_default();
+    }
+    add_incidents(&mut replay);
+    Ok(replay)
+}
+
+/// Adds the incidents that the alerts make, and names them in those. Alerts come in the order in which they began, whatever the order of
+/// the records was.
+fn add_incidents(replay: &mut Replay) {
+    let mut incidents = Incidents::default();
+    let mut told = Vec::new();
+    for alert in &replay.alerts {
+        incidents.expire(alert.first, alert.first, &mut told);
+        incidents.see(alert, alert.last, &mut told);
+    }
+    told.extend(incidents.open().cloned());
+    let last: BTreeMap<String, Alert> = told.into_iter().map(|line| (line.id.clone(), line)).collect();
+    let whole = last.into_values().filter(|incident| incident.incident.is_none());
+    for incident in whole {
+        let members = replay.alerts.iter_mut().filter(|alert| incident.members.contains(&alert.id));
+        members.for_each(|alert| alert.incident = Some(incident.id.clone()));
+        replay.alerts.push(incident);
+    }
+    replay.alerts.sort_by(order);
+}
+
+fn order(a: &Alert, b: &Alert) -> std::cmp::Ordering {
+    (a.first, &a.rule, a.variant, &a.subject).cmp(&(b.first, &b.rule, b.variant, &b.subject))
 }
 
 /// What was found so far.
@@ -97,7 +128,7 @@ impl Finds {
         self.book.expire(detection.watermark(), detection.watermark(), &mut told);
         self.told.extend(told.into_iter().chain(self.book.alerts().cloned()).map(|alert| (alert.id.clone(), alert)));
         let mut alerts: Vec<Alert> = self.told.into_values().collect();
-        alerts.sort_by(|a, b| (a.first, &a.rule, a.variant, &a.subject).cmp(&(b.first, &b.rule, b.variant, &b.subject)));
+        alerts.sort_by(order);
         self.lines.sort_by(Line::order);
         Replay {
             detection,

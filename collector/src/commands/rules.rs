@@ -275,7 +275,7 @@ fn test(place: Option<&Path>, recordings: &[String], config: &Config) -> anyhow:
         return Ok(text);
     }
     let inputs = InputArgs { inputs: recordings.to_vec(), ta_parity: false };
-    let replay = replay(&inputs, &rules, config.sites()?, Keep::Both)?;
+    let replay = replay(&inputs, &rules, (config.sites()?, config.roles()?), Keep::Both)?;
     eprint!("{}", replay.losses());
     text.push_str(&fired(&replay));
     Ok(text)

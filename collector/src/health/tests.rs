@@ -97,8 +97,8 @@ fn a_port_that_shows_everything_twice_is_one_alert_until_it_was_well_for_five_mi
     assert!(open.advice.starts_with("Mirror one direction only"), "{}", open.advice);
     assert_eq!((open.evidence.value, open.evidence.threshold, open.score), (20.0, 5.0, 4.0));
 
-    assert_eq!(plant.minutes(5, &copies(30)), [], "not another scale");
-    assert_eq!(plant.minutes(1, &copies(40)), [is(AlertState::Updated, "SPAN-DUPLICATES")]);
+    assert_eq!(plant.minutes(5, &copies(60)), [], "not another scale");
+    assert_eq!(plant.minutes(1, &copies(64)), [is(AlertState::Updated, "SPAN-DUPLICATES")]);
     for _ in 0..10 {
         assert_eq!(plant.minutes(4, &well()), [], "now good ...");
         assert_eq!(plant.minutes(1, &copies(20)), [], "... now bad");
@@ -109,6 +109,47 @@ fn a_port_that_shows_everything_twice_is_one_alert_until_it_was_well_for_five_mi
     assert_eq!(plant.minutes(1, &copies(20)), [is(AlertState::Open, "SPAN-DUPLICATES")]);
     let again = plant.book.alerts().next().unwrap();
     assert_eq!((&again.id, again.reopened, again.evidence.value), (&open.id, 1, 20.0), "as it is now, not as it was");
+}
+
+#[test]
+fn what_a_port_did_not_see_makes_findings_doubtful_for_as_long() {
+    let mut plant = Plant::new();
+    let mut conditions = Conditions::default();
+    let mut known = |plant: &mut Plant| {
+        plant.watch.conditions(&mut conditions);
+        conditions
+            .all()
+            .map(|held| (held.weakness, held.share, held.from.as_nanos() / 1_000_000_000 - START, held.until))
+            .collect::<Vec<_>>()
+    };
+    plant.account(&well());
+    let start = |plant: &Plant| plant.now.as_nanos() / 1_000_000_000 - START;
+    plant.minutes(1, &Health { dropped: 1, ..well() });
+    assert_eq!(known(&mut plant), [], "one in a thousand is the least that counts, and this is one in 1001");
+    let lossy_from = start(&plant) - 1;
+    plant.minutes(2, &Health { dropped: 250, tcp_flows: 100, tcp_flows_one_way: 21, ..well() });
+    let held = known(&mut plant);
+    let shares: Vec<(Weakness, f64)> = held.iter().map(|held| (held.0, held.1)).collect();
+    assert_eq!(shares, [(Weakness::Loss, 0.2), (Weakness::OneSided, 0.21)]);
+    assert!(held.iter().all(|held| held.2 - lossy_from <= 10 && held.3 > plant.now), "{held:?}");
+    let sound_from = plant.now;
+    plant.minutes(2, &well());
+    let held = known(&mut plant);
+    assert_eq!(held.len(), 2, "what was does not become untrue");
+    assert!(held.iter().all(|held| held.3 <= sound_from), "{held:?}");
+}
+
+#[test]
+fn a_sensor_that_started_a_moment_ago_is_young_for_ten_minutes_and_a_restarted_collector_makes_none_so() {
+    let young = |boot: i64| {
+        let mut plant = Plant { boot: Timestamp::from_secs(START + boot).as_nanos().cast_unsigned(), ..Plant::new() };
+        plant.account(&well());
+        let mut conditions = Conditions::default();
+        plant.watch.conditions(&mut conditions);
+        conditions.all().map(|held| (held.weakness, held.until)).collect::<Vec<_>>()
+    };
+    assert_eq!(young(-60), [(Weakness::Young, Timestamp::from_secs(START + 540))]);
+    assert_eq!(young(-700), []);
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! sensors ═ TLS ═ ingest ──batches──▷ keep: push, commit every few seconds ──marks──▷ registry ──▷ acknowledgements
-//!                    └─────batches──▷ watch: observe at once, poll ──findings──▷ alert book ──▷ file, terminal
+//!                    └─────batches──▷ watch: observe at once, poll ──findings──▷ desk ──▷ journal, file, terminal
 //!                    └────accounts──▷ registry ──▷ watch: mirror health, once a minute ──▷ alert book of its own
+//!                                                                          journal ──▷ outputs: syslog, webhooks, Sentinel, files
 //!                    └─────a cut now and then through both ──version, snapshot──▷ checkpoint
 //! ```
 //! Both ways are bounded. When the disk takes nothing, `keep` holds what it has, takes nothing more, acknowledges nothing and
@@ -11,6 +12,7 @@
 
 mod checkpoint;
 mod keep;
+mod outlet;
 #[cfg(test)]
 mod tests;
 mod watch_records;
@@ -27,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::alert::deliver::Outbox;
 use crate::config::Config;
 use crate::detect::RuleFile;
 use crate::ingest::azure::tail;
@@ -60,6 +63,7 @@ pub struct Collector {
     ingest: JoinHandle<()>,
     keep: JoinHandle<()>,
     watch: JoinHandle<()>,
+    outputs: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -99,19 +103,24 @@ impl Collector {
             "" => None,
             address => Some(listen(address, "metrics.listen").await?),
         };
-        let sites = config.sites()?;
+        config.roles.iter().filter_map(|role| role.reminder(clock())).for_each(|sentence| tracing::warn!("{sentence}"));
+        let outbox = Outbox::open(&config.delivery, &config.outputs).with_context(|| {
+            let directory = config.delivery.directory.display();
+            format!("cannot use {directory} (is `delivery.directory` right, and may this user write there?)")
+        })?;
         let mut store = Store::open(config.store.clone()).await?;
-        let mut watch_records = Watch::new(rules, sites.clone(), &config.alerts, &config.health)?;
+        let mut watch_records = Watch::new(rules, &config, &outbox)?;
         match resume(&mut watch_records, &mut store, &config.store).await {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!("the detectors start anew, without what they had learned: {error:#}");
-                watch_records = Watch::new(rules, sites, &config.alerts, &config.health)?;
+                watch_records = Watch::new(rules, &config, &outbox)?;
             }
         }
 
         let vitals = Arc::new(Vitals::default());
         vitals.detect().rules_loaded_at = clock();
+        vitals.deliver_from(&outbox);
         let (outlets, inlets) = ingest::outlets();
         let (stop, stopping) = watch::channel(false);
         let (sensors, metrics) = (listener.local_addr()?, metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?);
@@ -127,6 +136,7 @@ impl Collector {
         let keep = tokio::spawn(keep);
         let (reloads, new_rules) = mpsc::channel(1);
         let watch = tokio::spawn(watch_records.run(inlets.detect, new_rules, Arc::clone(&vitals), stopping.clone()));
+        let outputs = tokio::spawn(outbox.run(clock().as_nanos().cast_unsigned(), stopping.clone()));
         let checkpoints =
             Checkpoints { outlets: outlets.clone(), directory: config.store.directory.clone(), vitals: Arc::clone(&vitals) };
         let interval = Duration::from_secs(config.detect.checkpoint_interval_secs);
@@ -157,7 +167,7 @@ impl Collector {
             Some(metrics) => tracing::info!("listening for sensors on {sensors}; metrics on http://{metrics}/metrics"),
             None => tracing::info!("listening for sensors on {sensors}"),
         }
-        Ok(Self { sensors, metrics, config, vitals, reloads, checkpoints, stop, ingest, keep, watch, background })
+        Ok(Self { sensors, metrics, config, vitals, reloads, checkpoints, stop, ingest, keep, watch, outputs, background })
     }
 
     /// Reads the rules again and puts them into force. With a mistake in them the old ones stay, and the log, `/healthz` and
@@ -210,6 +220,8 @@ impl Collector {
         let _ = self.watch.await;
         self.vitals.registry.close();
         let _ = tokio::time::timeout(GOODBYE_LIMIT, self.ingest).await;
+        // What they did not get is in the journal.
+        let _ = tokio::time::timeout(GOODBYE_LIMIT, self.outputs).await;
         for task in self.background {
             task.abort();
             let _ = task.await;

@@ -10,17 +10,16 @@ use spanwatch_common::wire::Batch;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::alert::Alert;
 use crate::alert::file;
-use crate::detect::Sites;
+use crate::alert::{Alert, AlertState, Class};
 use crate::ingest::Outlets;
 use crate::ingest::registry::Admission;
 use crate::pki::Existing;
 
 const BOOT: u64 = 7;
-/// A full hour some hours ago: records from the future are not believed.
+/// A full hour half a day ago: records from the future are not believed.
 static START: LazyLock<Timestamp> =
-    LazyLock::new(|| clock().minus(Duration::from_secs(4 * 3_600)).floor(Duration::from_secs(3_600)));
+    LazyLock::new(|| clock().minus(Duration::from_secs(12 * 3_600)).floor(Duration::from_secs(3_600)));
 /// A batch every five seconds of event time.
 const BATCHES: u64 = 60;
 
@@ -39,15 +38,17 @@ fn knock(source: [u8; 4], destination: [u8; 4], port: u16, at: Timestamp) -> Flo
     }
 }
 
-/// Two scanners over five minutes, a little more each minute; the last batch comes hours later, so that every window closes.
+/// Two scanners over five minutes, a little more each minute, and a host that one of them scans and that knocks at a remote desktop all
+/// the while; the last batch comes hours later, so that every window closes, and every incident.
 fn batch(sequence: u64) -> Batch {
     let mut batch = Batch { sensor: "plant1".to_owned(), boot: BOOT, sequence, ..Batch::default() };
     if sequence > BATCHES {
-        batch.records.push(knock([10, 0, 0, 7], [10, 0, 0, 2], 80, START.plus(Duration::from_secs(3 * 3_600))));
+        batch.records.push(knock([10, 0, 0, 7], [10, 0, 0, 2], 80, START.plus(Duration::from_secs(8 * 3_600))));
         return batch;
     }
     let at = START.plus(Duration::from_secs((sequence - 1) * 5));
     let (minute, step) = (sequence.div_ceil(12) as u8, (sequence % 12) as u8);
+    batch.records.push(FlowRecord { flow_id: sequence, ..knock([10, 0, 0, 2], [10, 0, 0, 77], 3_389, at) });
     for n in 0..=minute {
         let target = step * 8 + n;
         batch.records.push(knock([10, 0, 0, 9], [10, 0, minute, target], 445, at));
@@ -62,6 +63,10 @@ fn config(directory: &Path) -> Config {
     config.store.directory = directory.to_owned();
     config.alerts.file = directory.join("alerts.ndjson");
     config
+}
+
+fn outbox(config: &Config) -> Arc<Outbox> {
+    Outbox::open(&config.delivery, &config.outputs).unwrap()
 }
 
 /// Store and detectors of a collector, without the network before them.
@@ -85,7 +90,7 @@ impl Line {
         let vitals = Arc::new(Vitals::default());
         let (watch, store, durable) = runtime.block_on(async {
             let mut store = Store::open(config.store.clone()).await.unwrap();
-            let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts, &config.health).unwrap();
+            let mut watch = Watch::new(&RuleFile::default(), &config, &outbox(&config)).unwrap();
             resume(&mut watch, &mut store, &config.store).await.unwrap();
             let durable = store.resume_after("plant1", BOOT).await.unwrap();
             (watch, store, durable)
@@ -145,6 +150,10 @@ fn whenever_it_is_killed_a_restarted_collector_finds_what_it_would_have_found() 
         let its: Vec<f64> = expected.values().filter(|alert| alert.rule == rule).map(|alert| alert.evidence.value).collect();
         assert_eq!(its, [72.0], "{rule}");
     }
+    let incidents: Vec<&Alert> = expected.values().filter(|alert| alert.class == Class::Incident).collect();
+    assert_eq!(incidents.len(), 1);
+    assert_eq!((incidents[0].subject.as_str(), incidents[0].state), ("10.0.0.8", AlertState::Closed));
+    assert!(incidents[0].sentence.contains("; 10.0.0.2 guessed passwords on 10.0.0.77 from "), "{}", incidents[0].sentence);
 
     for seed in 0..3_u64 {
         let disturbed = tempfile::tempdir().unwrap();
@@ -185,7 +194,7 @@ fn a_checkpoint_that_does_not_fit_the_table_is_refused() {
     Checkpoint { version: checkpoint.version + 9, ..checkpoint }.write(directory.path()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = config(directory.path());
-    let mut watch = Watch::new(&RuleFile::default(), Sites::default(), &config.alerts, &config.health).unwrap();
+    let mut watch = Watch::new(&RuleFile::default(), &config, &outbox(&config)).unwrap();
     let mut store = runtime.block_on(Store::open(config.store.clone())).unwrap();
     let error = runtime.block_on(resume(&mut watch, &mut store, &config.store)).unwrap_err();
     assert!(error.to_string().contains("the table was made anew"), "{error}");

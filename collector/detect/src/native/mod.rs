@@ -5,6 +5,40 @@
 //! itself (a window slides, a baseline takes in an hour) happens on edges of event time, so that it does not matter how often
 //! [`advance`](crate::Detector::advance) is called.
 //!
-//! `sightings` the rows that become evidence.
+//! What they share: `table` what is known of each key, of bounded size · `lasting` when a claim is told · `sightings` the rows that become
+//! evidence.
+//!
+//! The families: [`scan`] ND-01 to ND-06, searches · [`flood`] ND-07 to ND-09 · [`beacon`] ND-10, hosts that call out in a rhythm ·
+//! [`exfiltration`] ND-11 · [`volume`] ND-12, services that carry more or less than at that hour of the week · [`edges`] ND-13 to ND-16,
+//! what was not there before, and what is there no more · [`logons`] ND-17, password guessing · [`callbacks`] ND-28.
 
+pub(crate) mod beacon;
+pub(crate) mod callbacks;
+pub(crate) mod edges;
+pub(crate) mod exfiltration;
+pub(crate) mod flood;
+mod lasting;
+pub(crate) mod logons;
+pub(crate) mod scan;
 pub(crate) mod sightings;
+pub(crate) mod table;
+pub(crate) mod volume;
+
+use spanwatch_common::net::Address;
+
+/// The network to which an address belongs, by its first address: /24 of IPv4, /48 of IPv6.
+pub(crate) fn network(address: Address) -> u128 {
+    let host_bits = if address.as_v4().is_some() { 8 } else { 80 };
+    address.0 >> host_bits << host_bits
+}
+
+/// `812.4 MB`.
+pub(crate) fn in_bytes(octets: f64) -> String {
+    let (unit, name) = match octets {
+        octets if octets >= 1e9 => (1e9, "GB"),
+        octets if octets >= 1e6 => (1e6, "MB"),
+        octets if octets >= 1e3 => (1e3, "kB"),
+        _ => return format!("{octets:.0} bytes"),
+    };
+    format!("{:.1} {name}", octets / unit)
+}

@@ -52,8 +52,23 @@ pub trait Rule: fmt::Debug + Send + Sync {
         &[Weakness::Loss]
     }
 
-    /// The rule at work in one of its forms.
+    /// The family whose one detector speaks for the rule, if it has one.
+    fn kin(&self) -> Option<Kin> {
+        None
+    }
+
+    /// The same rule with room for one in `of` of its keys: for one shard of its detector.
+    fn share(&self, of: usize) -> Box<dyn Rule>;
+
+    /// The rule at work in one of its forms, alone.
     fn detector(&self, card: RuleCard, mode: Mode) -> Box<dyn Detector>;
+}
+
+/// Rules that share what they know: one detector speaks for all that are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kin {
+    /// ND-01 to ND-05: one table of sources.
+    Scans,
 }
 
 /// What about a sensor makes findings doubtful.
@@ -410,6 +425,10 @@ macro_rules! native_parts {
         fn settings(&self) -> toml::Table {
             toml::Table::try_from(self).unwrap_or_default()
         }
+
+        fn share(&self, of: usize) -> Box<dyn $crate::rules::common::Rule> {
+            Box::new(Self { keys_max: self.keys_max.div_ceil(of), ..self.clone() })
+        }
     };
 }
 
@@ -426,6 +445,10 @@ macro_rules! shared_parts {
 
         fn settings(&self) -> toml::Table {
             toml::Table::try_from(self).unwrap_or_default()
+        }
+
+        fn share(&self, of: usize) -> Box<dyn $crate::rules::common::Rule> {
+            Box::new(Self { keys_max: self.keys_max.div_ceil(of), ..self.clone() })
         }
     };
 }

@@ -79,6 +79,10 @@ macro_rules! firsts_rule {
         impl Rule for $name {
             shared_parts!();
 
+            fn history(&self) -> Duration {
+                Duration::from_secs(self.memory_secs + self.learn_secs + self.lateness_secs)
+            }
+
             fn check(&self) -> Result<(), Mistake> {
                 within("memory_secs", self.memory_secs, self.window_secs, 62 * 86_400)?;
                 within("learn_secs", self.learn_secs, 0, 62 * 86_400)

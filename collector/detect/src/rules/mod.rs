@@ -4,11 +4,18 @@
 //! that differ. The table at the end of this file is the list of all rules: settings, defaults, catalogue and detectors follow it.
 
 pub mod beacons;
+pub mod callbacks;
+pub mod changes;
 pub mod common;
 pub mod firsts;
+pub mod floods;
+pub mod logons;
+pub mod recon;
+pub mod rhythm;
 pub mod scans;
 pub mod series;
 pub mod sessions;
+pub mod transfers;
 pub mod volumes;
 pub mod watch_list;
 
@@ -21,7 +28,7 @@ use spanwatch_common::settings::{self, SettingsError};
 
 use crate::catalogue::Entry;
 use crate::finding::Variant;
-use crate::{Detector, Mode};
+use crate::{Detector, Mode, SHARDS, Sharding};
 
 pub use common::{Common, Exclude, Mistake, PortRange, Rule, TimeAxis};
 
@@ -124,9 +131,11 @@ impl RuleFile {
         Ok(())
     }
 
-    /// The detectors that the rules switch on, each with its settings as text.
-    pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Box<dyn Detector>, String)> {
+    /// The detectors that the rules switch on, each with its settings as text: one, or its shards where its state can be divided.
+    pub(crate) fn detectors(&self, mode: Mode) -> Vec<(Vec<Box<dyn Detector>>, String)> {
         let mut detectors = Vec::new();
+        // What kin are set to stands together, so that a change of one starts all of them anew.
+        let mut kin = String::new();
         for variant in [Variant::Exact, Variant::Fixed] {
             for (entry, rule) in self.rules() {
                 let common = rule.common();
@@ -135,9 +144,24 @@ impl RuleFile {
                     let mut settings = rule.settings();
                     settings.remove("variants");
                     settings.remove("enabled");
-                    detectors.push((rule.detector(common.card(entry, variant), mode), settings.to_string()));
+                    if rule.kin().is_some() {
+                        kin.push_str(&format!("[{}]\n{settings}", entry.id));
+                        continue;
+                    }
+                    let whole = rule.detector(common.card(entry, variant), mode);
+                    let parts = if whole.sharding() == Sharding::Whole {
+                        vec![whole]
+                    } else {
+                        let share = rule.share(SHARDS);
+                        (0..SHARDS).map(|_| share.detector(common.card(entry, variant), mode)).collect()
+                    };
+                    detectors.push((parts, settings.to_string()));
                 }
             }
+        }
+        let scans: Vec<Box<dyn Detector>> = (0..SHARDS).filter_map(|_| recon::scans(self, SHARDS)).collect();
+        if !scans.is_empty() {
+            detectors.push((scans, kin));
         }
         detectors
     }
@@ -181,7 +205,12 @@ macro_rules! rules {
 /// The rule files as shipped: name and content.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("beacons.toml", include_str!("../../../../deploy/rules/beacons.toml")),
+    ("callbacks.toml", include_str!("../../../../deploy/rules/callbacks.toml")),
+    ("changes.toml", include_str!("../../../../deploy/rules/changes.toml")),
     ("firsts.toml", include_str!("../../../../deploy/rules/firsts.toml")),
+    ("floods.toml", include_str!("../../../../deploy/rules/floods.toml")),
+    ("logons.toml", include_str!("../../../../deploy/rules/logons.toml")),
+    ("recon.toml", include_str!("../../../../deploy/rules/recon.toml")),
     ("scans.toml", include_str!("../../../../deploy/rules/scans.toml")),
     ("sessions.toml", include_str!("../../../../deploy/rules/sessions.toml")),
     ("volumes.toml", include_str!("../../../../deploy/rules/volumes.toml")),
@@ -240,6 +269,42 @@ rules! {
     common_ports: series::CommonPorts = series::AZ_25, "AZ-25";
     /// AZ-26, hosts that vary most: a ranking.
     variable_hosts: series::VariableHosts = series::AZ_26, "AZ-26";
+    /// ND-01, vertical scan: many ports of one host in vain.
+    nd_vertical: recon::Vertical = recon::ND_01, "ND-01";
+    /// ND-02, horizontal scan: many hosts in vain on one service.
+    nd_horizontal: recon::Horizontal = recon::ND_02, "ND-02";
+    /// ND-03, block scan: many hosts and services in vain.
+    nd_block: recon::Block = recon::ND_03, "ND-03";
+    /// ND-04, threshold random walk.
+    nd_walk: recon::RandomWalk = recon::ND_04, "ND-04";
+    /// ND-05, low and slow.
+    nd_slow: recon::LowAndSlow = recon::ND_05, "ND-05";
+    /// ND-06, distributed scan.
+    nd_spread: recon::Distributed = recon::ND_06, "ND-06";
+    /// ND-07, SYN flood: connections are asked for and not completed.
+    syn_flood: floods::SynFlood = floods::ND_07, "ND-07";
+    /// ND-08, amplification flood: reflectors answer somebody who did not ask.
+    amplification_flood: floods::AmplificationFlood = floods::ND_08, "ND-08";
+    /// ND-09, connection or packet flood.
+    load_flood: floods::LoadFlood = floods::ND_09, "ND-09";
+    /// ND-10, beacon in a rhythm with jitter.
+    rhythm: rhythm::BeaconInRhythm = rhythm::ND_10, "ND-10";
+    /// ND-11, exfiltration: a host sends out more than it does.
+    exfiltration: transfers::Exfiltration = transfers::ND_11, "ND-11";
+    /// ND-12, odd volume: a service carries more or less than usual at this hour of the week.
+    odd_volume: transfers::OddVolume = transfers::ND_12, "ND-12";
+    /// ND-13, lateral movement: administration services opened for the first time.
+    lateral: changes::LateralMovement = changes::ND_13, "ND-13";
+    /// ND-14, new asset: an address that never spoke, or one that changed its device.
+    new_asset: changes::NewAsset = changes::ND_14, "ND-14";
+    /// ND-15, new service: a host answers on a port for the first time.
+    new_service: changes::NewService = changes::ND_15, "ND-15";
+    /// ND-16, silent asset: a host that never paused for long is silent.
+    silent_asset: changes::SilentAsset = changes::ND_16, "ND-16";
+    /// ND-17, password guessing: fast, slow, and on many hosts.
+    password_guessing: logons::PasswordGuessing = logons::ND_17, "ND-17";
+    /// ND-28, failed callbacks: one endpoint again and again, and nobody ever answers.
+    failed_callbacks: callbacks::FailedCallbacks = callbacks::ND_28, "ND-28";
 }
 
 #[cfg(test)]

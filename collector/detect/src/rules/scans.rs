@@ -132,6 +132,10 @@ settings! {
 impl Rule for FanOutRise {
     shared_parts!();
 
+    fn history(&self) -> Duration {
+        Duration::from_secs(self.look_back_secs + self.lateness_secs)
+    }
+
     fn check(&self) -> Result<(), Mistake> {
         within("threshold_hosts", self.threshold_hosts, 1, 1_000_000)?;
         within_f64("threshold_factor", self.threshold_factor, 1.0, 1_000.0)?;

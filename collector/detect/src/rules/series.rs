@@ -1,6 +1,7 @@
 //! Settings of the rules that compare days and hours with those before them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spanwatch_kql::Compat;
 
@@ -194,6 +195,10 @@ macro_rules! sessions_rule {
         impl Rule for $name {
             shared_parts!();
 
+            fn history(&self) -> Duration {
+                windows(self.window_secs, self.look_back_windows.max(self.learn_windows))
+            }
+
             fn check(&self) -> Result<(), Mistake> {
                 within("look_back_windows", self.look_back_windows, 3, WINDOWS_MAX)?;
                 within("learn_windows", self.learn_windows, 3, WINDOWS_MAX)?;
@@ -225,6 +230,11 @@ macro_rules! sessions_rule {
 
 sessions_rule!(UnusualDay, |_| None);
 sessions_rule!(WatchedPort, |rule| Some(PortSet::of(&rule.ports)));
+
+/// So many windows, and one more: the first may have begun before them.
+const fn windows(window_secs: u64, number: u64) -> Duration {
+    Duration::from_secs(window_secs * (number + 1))
+}
 
 fn compat(seasonality_threshold: f64, kappa: Option<f64>) -> Compat {
     Compat { kappa, seasonality_threshold, ..Compat::default() }
@@ -262,6 +272,10 @@ settings! {
 
 impl Rule for UnusualSmb {
     shared_parts!();
+
+    fn history(&self) -> Duration {
+        windows(self.window_secs, self.look_back_windows)
+    }
 
     fn check(&self) -> Result<(), Mistake> {
         within("look_back_windows", self.look_back_windows, 2, WINDOWS_MAX)?;
@@ -318,6 +332,10 @@ settings! {
 
 impl Rule for OutboundVolume {
     shared_parts!();
+
+    fn history(&self) -> Duration {
+        windows(86_400, self.look_back_days)
+    }
 
     fn check(&self) -> Result<(), Mistake> {
         if self.window_secs == 0 || 86_400 % self.window_secs != 0 || self.window_secs < 300 {
@@ -404,6 +422,10 @@ macro_rules! rates_rule {
         impl Rule for $name {
             shared_parts!();
 
+            fn history(&self) -> Duration {
+                windows(self.window_secs, self.look_back_windows.max(self.learn_windows))
+            }
+
             fn check(&self) -> Result<(), Mistake> {
                 within_f64("sigmas", self.sigmas, 0.0, 1e6)?;
                 within("count_min", self.count_min, 1, 1_000_000_000)?;
@@ -461,6 +483,10 @@ settings! {
 
 impl Rule for CommonPorts {
     shared_parts!();
+
+    fn history(&self) -> Duration {
+        windows(self.window_secs, self.learn_windows)
+    }
 
     fn check(&self) -> Result<(), Mistake> {
         within_f64("sigmas", self.sigmas, 0.0, 1e6)?;

@@ -1,5 +1,7 @@
 //! Settings of the rules that compare volumes and counts with what is usual.
 
+use std::time::Duration;
+
 use super::common::{Mistake, Rule, settings, shared_parts, within};
 use crate::catalogue::Entry;
 use crate::finding::RuleCard;
@@ -41,6 +43,10 @@ settings! {
 
 impl Rule for VolumeDeviation {
     shared_parts!();
+
+    fn history(&self) -> Duration {
+        Duration::from_secs(self.look_back_secs + self.lateness_secs)
+    }
 
     fn check(&self) -> Result<(), Mistake> {
         if !(self.threshold_means > 0.0 && self.threshold_means.is_finite()) {

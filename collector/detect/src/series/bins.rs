@@ -20,7 +20,7 @@ use crate::row::Row;
 use crate::rules::{Common, TimeAxis};
 use crate::snapshot::{RestoreError, pack, unpack};
 use crate::windows::{REPLAY_ROOM, Windows};
-use crate::{Detector, Mode, State};
+use crate::{Detector, Interest, Mode, State};
 
 /// Cells that weigh more than this are never let go.
 const WEIGHT_MAX: u64 = 1_000;
@@ -39,6 +39,11 @@ pub(crate) trait Rule: Send {
     /// When it is judged, and over what.
     fn schedule(&self) -> Schedule;
 
+    /// See [`Detector::interest`].
+    fn interest(&self) -> Interest {
+        Interest::EVERYTHING
+    }
+
     /// The keys under which `row` counts; none if it does not.
     fn keys(&self, row: &Row) -> Self::Keys;
 
@@ -55,6 +60,11 @@ pub(crate) trait Rule: Send {
 
     /// How much would be lost with the cell; the lightest are let go when room is short.
     fn weight(&self, cell: &Self::Cell) -> u64;
+
+    /// Memory that a cell takes beside itself, in octets.
+    fn size(_cell: &Self::Cell) -> usize {
+        0
+    }
 
     /// Takes over a bin that has closed. Bins come in the order of time, their cells in the order of keys.
     fn absorb(&self, past: &mut Self::Past, start: Timestamp, cells: Vec<(Self::Key, Self::Cell)>);
@@ -74,6 +84,9 @@ pub(crate) trait Past: Default + Send + Serialize + DeserializeOwned {
 
     /// Keys held.
     fn keys(&self) -> usize;
+
+    /// Memory that it takes beside itself, in octets.
+    fn size(&self) -> usize;
 }
 
 /// When a rule is judged, and over what.
@@ -215,12 +228,21 @@ impl<R: Rule> Detector for Binned<R> {
         self.rule.conclude(&mut self.past, findings);
     }
 
+    fn interest(&self) -> Interest {
+        self.rule.interest()
+    }
+
     fn adds_up(&self) -> bool {
         self.rule.adds_up()
     }
 
     fn state(&self) -> &State {
         self.open.state()
+    }
+
+    fn weigh(&mut self) {
+        let past = self.past.size();
+        self.open.weigh(R::size, past);
     }
 
     fn lateness(&self) -> Duration {

@@ -12,7 +12,7 @@
 //! measure is a finding of its own (`facet` says which). Innocent things that look alike: patch day, a backup that moved to
 //! HTTPS, a new office.
 //!
-//! Memory: 64 bytes per port and day, and a counter of at most 17 KiB per port for the open days.
+//! Memory: 64 bytes per port and day, and a counter of at most 20 KiB per port for the open days.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,9 @@ use spanwatch_kql::stats;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History};
-use super::{Tally, during, flows, looks_at, mean_and_stdev, robust_z, score};
+use super::{Tally, during, flows, looked_at, looks_at, mean_and_stdev, robust_z, score};
 use crate::card::Card;
+use crate::facts::Interest;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -128,6 +129,10 @@ impl bins::Rule for CommonPort {
         Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
     }
 
+    fn interest(&self) -> Interest {
+        looked_at(self.card.variant)
+    }
+
     fn keys(&self, row: &Row) -> Option<u16> {
         let counts = self.ports.contains(row.port) && looks_at(self.card.variant, &self.exclude, row);
         counts.then_some(row.port)
@@ -148,6 +153,10 @@ impl bins::Rule for CommonPort {
         if row.source.is_some() && !row.aggregate {
             cell.sources.insert(row.source.0);
         }
+    }
+
+    fn size(cell: &Cell) -> usize {
+        cell.sources.size()
     }
 
     fn weight(&self, cell: &Cell) -> u64 {

@@ -35,7 +35,8 @@ use spanwatch_kql::stats::toint;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, flows, looks_at, score};
+use super::{Tally, during, flows, looked_at, looks_at, score};
+use crate::facts::Interest;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -207,6 +208,10 @@ impl bins::Rule for Daily {
             Variant::Fixed => self.look_back[1],
         };
         Schedule { every: self.bin, look_back: self.bin * bins }
+    }
+
+    fn interest(&self) -> Interest {
+        looked_at(self.card.variant)
     }
 
     fn keys(&self, row: &Row) -> Option<Kind> {

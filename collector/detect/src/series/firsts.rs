@@ -26,10 +26,11 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Tally, during, looks_at, score};
+use super::{Tally, during, looked_at, looks_at, score};
 use crate::card::{EXAMPLES_MAX, Least};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::ports::PortSet;
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -115,6 +116,11 @@ impl Past for Memory {
 
     fn keys(&self) -> usize {
         self.seen.len().max(self.last.len())
+    }
+
+    fn size(&self) -> usize {
+        let fresh: usize = self.fresh.iter().map(|(_, sight)| sight.hosts.size()).sum();
+        table_bytes(&self.seen) + table_bytes(&self.last) + self.fresh.capacity() * size_of::<(Key, Sight)>() + fresh
     }
 }
 
@@ -231,6 +237,13 @@ impl bins::Rule for Firsts {
         Schedule { every: self.bin, look_back: self.bin + self.memory }
     }
 
+    fn interest(&self) -> Interest {
+        match self.card.variant {
+            Variant::Exact => looked_at(Variant::Exact),
+            Variant::Fixed => looked_at(Variant::Fixed).but_not(Facts::FAILED),
+        }
+    }
+
     fn keys(&self, row: &Row) -> Option<Key> {
         let Row { source, destination, port, .. } = *row;
         let met = self.card.variant == Variant::Exact || (port != 0 && !row.outcome.is_failure());
@@ -252,6 +265,10 @@ impl bins::Rule for Firsts {
         if !self.destinations {
             cell.hosts.insert(row.destination.0);
         }
+    }
+
+    fn size(cell: &Sight) -> usize {
+        cell.hosts.size()
     }
 
     fn weight(&self, cell: &Sight) -> u64 {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spanwatch_common::time::Timestamp;
 
 use super::bins::Past;
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 
 /// Bins of one key, oldest first, those without a row left out.
 pub(crate) type Bins<V> = VecDeque<(Timestamp, V)>;
@@ -126,6 +126,11 @@ where
 
     fn keys(&self) -> usize {
         self.keys.len()
+    }
+
+    fn size(&self) -> usize {
+        let bins: usize = self.keys.values().map(|bins| bins.capacity() * size_of::<(Timestamp, V)>()).sum();
+        table_bytes(&self.keys) + bins + self.seen.capacity() * size_of::<Timestamp>()
     }
 }
 

@@ -22,10 +22,11 @@ use serde::{Deserialize, Serialize};
 use spanwatch_common::time::Timestamp;
 use spanwatch_kql::stats;
 
+use crate::facts::{Facts, Interest};
 use crate::finding::{Finding, Variant};
 use crate::row::{Part, Row};
 use crate::rules::Exclude;
-use crate::scan::is_countable;
+use crate::scan::{ALL_BUT_TAILS, is_countable};
 
 /// Rows counted, and when.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -53,6 +54,14 @@ impl Tally {
 /// counts nothing, is no row. A fixed form leaves out what [`is_countable`] does.
 pub(crate) fn looks_at(variant: Variant, exclude: &Exclude, row: &Row) -> bool {
     row.part != Part::Tail && (variant == Variant::Exact || is_countable(row, exclude))
+}
+
+/// The rows of which [`looks_at`] may be true.
+pub(crate) fn looked_at(variant: Variant) -> Interest {
+    match variant {
+        Variant::Exact => ALL_BUT_TAILS,
+        Variant::Fixed => Interest::only(Facts::COUNTABLE).but_not(Facts::TAIL),
+    }
 }
 
 /// How many flows `row` counts for: an exact form counts rows, as the public rules do.

@@ -31,8 +31,9 @@ use spanwatch_kql::outliers::Method;
 
 use super::bins::{self, Past, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, keep_top, looks_at, score};
+use super::{Tally, during, keep_top, looked_at, looks_at, score};
 use crate::card::Least;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -103,6 +104,14 @@ impl Past for Hours {
 
     fn keys(&self) -> usize {
         self.held.max(self.observers.keys())
+    }
+
+    fn size(&self) -> usize {
+        let sent = |sources: &Vec<(Key, Sent)>| {
+            let peers: usize = sources.iter().map(|(_, sent)| sent.peers.size()).sum();
+            sources.capacity() * size_of::<(Key, Sent)>() + peers
+        };
+        self.observers.size() + self.sources.values().map(sent).sum::<usize>()
     }
 }
 
@@ -181,6 +190,13 @@ impl bins::Rule for Outbound {
         Schedule { every: DAY, look_back: DAY * self.look_back_days }
     }
 
+    fn interest(&self) -> Interest {
+        match self.card.variant {
+            Variant::Exact => looked_at(Variant::Exact).but_not(Facts::TO_PRIVATE),
+            Variant::Fixed => looked_at(Variant::Fixed).and(Facts::EXTERNAL),
+        }
+    }
+
     fn keys(&self, row: &Row) -> Option<Key> {
         let outside = match self.card.variant {
             Variant::Exact => row.destination.as_v4().is_some_and(|v4| !v4.is_loopback()) && !row.destination.is_private_v4(),
@@ -205,6 +221,10 @@ impl bins::Rule for Outbound {
         if !row.aggregate {
             cell.peers.insert(row.destination.0);
         }
+    }
+
+    fn size(cell: &Sent) -> usize {
+        cell.peers.size()
     }
 
     fn weight(&self, cell: &Sent) -> u64 {

@@ -18,10 +18,11 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Sums, Tally, during, keep_top, looks_at};
+use super::{Sums, Tally, during, keep_top, looked_at, looks_at};
 use crate::Mode;
+use crate::facts::Interest;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 use crate::row::Row;
 use crate::rules::Exclude;
 
@@ -70,6 +71,11 @@ impl Past for Range {
 
     fn keys(&self) -> usize {
         self.hosts.len()
+    }
+
+    fn size(&self) -> usize {
+        let parts: usize = self.hosts.values().map(|traffic| traffic.parts.capacity() * size_of::<u64>()).sum();
+        table_bytes(&self.hosts) + parts
     }
 }
 
@@ -133,6 +139,10 @@ impl bins::Rule for Ranking {
         Schedule { every: self.bin, look_back: self.bin }
     }
 
+    fn interest(&self) -> Interest {
+        looked_at(self.card.variant)
+    }
+
     fn keys(&self, row: &Row) -> Self::Keys {
         let looks = looks_at(self.card.variant, &self.exclude, row);
         let end = |address: Address| {
@@ -157,6 +167,10 @@ impl bins::Rule for Ranking {
         if let Some(octets) = cell.parts.get_mut(part) {
             *octets = octets.saturating_add(row.octets_total());
         }
+    }
+
+    fn size(cell: &Traffic) -> usize {
+        cell.parts.capacity() * size_of::<u64>()
     }
 
     fn weight(&self, cell: &Traffic) -> u64 {

@@ -18,7 +18,7 @@
 //!
 //! Innocent things that look alike: a firewall rule that changed, a client whose server moved; an update server at its hour.
 //!
-//! Memory: 16 bytes per key and hour; AZ-19 holds up to 17 KiB for each source in an open hour.
+//! Memory: 16 bytes per key and hour; AZ-19 holds up to 20 KiB for each source in an open hour.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,8 +31,9 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::History;
-use super::{Tally, during, flows, looks_at, mean_and_stdev, score};
+use super::{Tally, during, flows, looked_at, looks_at, mean_and_stdev, score};
 use crate::card::Card;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -129,6 +130,14 @@ impl bins::Rule for Rates {
         Schedule { every: self.bin, look_back: self.bin * (self.learn_bins + 1) }
     }
 
+    fn interest(&self) -> Interest {
+        match (self.what, self.card.variant) {
+            (What::Denials, Variant::Exact) => looked_at(Variant::Exact).and(Facts::DENY),
+            (What::Denials, Variant::Fixed) => looked_at(Variant::Fixed).and(Facts::FAILED),
+            (What::Destinations, variant) => looked_at(variant),
+        }
+    }
+
     fn keys(&self, row: &Row) -> Option<Key> {
         let exact = self.card.variant == Variant::Exact;
         let counts = match self.what {
@@ -153,6 +162,10 @@ impl bins::Rule for Rates {
         if self.what == What::Destinations {
             cell.hosts.insert(row.destination.0);
         }
+    }
+
+    fn size(cell: &Cell) -> usize {
+        cell.hosts.size()
     }
 
     fn weight(&self, cell: &Cell) -> u64 {

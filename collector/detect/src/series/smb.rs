@@ -21,7 +21,8 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, flows, looks_at, robust_z, score};
+use super::{Tally, during, flows, looked_at, looks_at, robust_z, score};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -109,6 +110,13 @@ impl bins::Rule for Smb {
     // Judged at the end of every bin.
     fn schedule(&self) -> Schedule {
         Schedule { every: self.bin, look_back: self.bin * self.look_back }
+    }
+
+    fn interest(&self) -> Interest {
+        match self.card.variant {
+            Variant::Exact => looked_at(Variant::Exact),
+            Variant::Fixed => looked_at(Variant::Fixed).and(Facts::FROM_PRIVATE),
+        }
     }
 
     fn keys(&self, row: &Row) -> Option<Key> {

@@ -1,38 +1,9 @@
 //! The life of an alert, in memory and on disk.
 
-use std::sync::Arc;
-
-use super::file::{AlertFile, Settings, read};
-use super::terminal::{Colour, line};
 use super::*;
-
-fn secs(secs: i64) -> Timestamp {
-    Timestamp::from_secs(1_795_255_200 + secs)
-}
-
-/// A finding about `10.0.0.9` in the minute that begins at `start`.
-fn finding(start: i64, stage: Stage, hosts: u32) -> Finding {
-    let rule = RuleCard {
-        id: "AZ-01",
-        title: "Horizontal scan",
-        variant: Variant::Fixed,
-        severity: Severity::Medium,
-        attack: vec!["T1046".to_owned()],
-    };
-    Finding {
-        rule: Arc::new(rule),
-        stage,
-        subject: Subject::host(Address::from_v4([10, 0, 0, 9])),
-        window: Window { start: secs(start), end: secs(start + 60) },
-        first: secs(start + 1),
-        last: secs(start + 50),
-        evidence: Evidence { value: f64::from(hosts), threshold: 6.0, unit: "hosts".to_owned(), ..Evidence::default() },
-        sentence: format!("10.0.0.9 tried {hosts} hosts"),
-        score: f64::from(hosts) / 6.0,
-        confidence: 0.7,
-        advice: String::new(),
-    }
-}
+use crate::file::{AlertFile, Settings, read};
+use crate::terminal::{Colour, line};
+use crate::{AlertBook, AlertSink, AlertState, Class};
 
 /// What the book tells about each finding: states and hosts.
 fn told(book: &mut AlertBook, findings: &[Finding]) -> Vec<(AlertState, f64)> {
@@ -47,10 +18,14 @@ fn an_alert_opens_is_updated_rather_than_repeated_and_closes() {
     use Stage::{Crossed, Grown};
     let mut book = AlertBook::new(Class::Detection, 16);
     assert_eq!(told(&mut book, &[finding(0, Crossed, 7)]), [(Open, 7.0)]);
-    assert_eq!(told(&mut book, &[finding(0, Grown, 14)]), [(Updated, 14.0)], "twice what was told");
-    assert_eq!(told(&mut book, &[finding(0, Stage::Closed, 20)]), [(Updated, 20.0)], "the final numbers of its first window");
-    assert_eq!(told(&mut book, &[finding(60, Crossed, 7), finding(60, Stage::Closed, 21)]), [], "nothing new");
-    assert_eq!(told(&mut book, &[finding(120, Stage::Closed, 40)]), [(Updated, 40.0)]);
+    assert_eq!(told(&mut book, &[finding(0, Grown, 22)]), [], "less than √10 times what was told");
+    assert_eq!(told(&mut book, &[finding(0, Grown, 23)]), [(Updated, 23.0)], "more than 22.1");
+    assert_eq!(told(&mut book, &[finding(0, Stage::Closed, 25)]), [(Updated, 25.0)], "the final numbers of its first window");
+    assert_eq!(told(&mut book, &[finding(60, Crossed, 7), finding(60, Stage::Closed, 26)]), [], "nothing new");
+    assert_eq!(told(&mut book, &[finding(120, Stage::Closed, 80)]), [(Updated, 80.0)]);
+    let graver = RuleCard { severity: Severity::High, ..(*finding(0, Crossed, 7).rule).clone() };
+    let graver = Finding { rule: Arc::new(graver), ..finding(120, Grown, 7) };
+    assert_eq!(told(&mut book, &[graver, finding(120, Grown, 7)]), [(Updated, 80.0)], "graver, and it stays so");
     let alert = book.alerts().next().expect("one").clone();
     assert_eq!((alert.windows, alert.first, alert.last, alert.detected), (3, secs(1), secs(170), secs(50)));
 
@@ -61,8 +36,9 @@ fn an_alert_opens_is_updated_rather_than_repeated_and_closes() {
     assert_eq!(out.iter().map(|alert| alert.state).collect::<Vec<_>>(), [Closed]);
     assert_eq!(book.open_count(), 0);
 
-    assert_eq!(told(&mut book, &[finding(3_600, Crossed, 7)]), [(Open, 40.0)], "the strongest evidence stays");
+    assert_eq!(told(&mut book, &[finding(3_600, Crossed, 7)]), [(Open, 80.0)], "the strongest evidence stays");
     let again = book.alerts().next().expect("one");
+    assert_eq!(again.severity, Severity::Medium, "what made it grave is over");
     assert_eq!((again.id.as_str(), again.reopened), (alert.id.as_str(), 1), "the same alert, not a new one");
     book.expire(secs(90_000), secs(90_000), &mut out);
     assert_eq!(told(&mut book, &[finding(93_600, Crossed, 7)]), [(Open, 7.0)]);
@@ -110,7 +86,7 @@ fn a_restart_continues_open_alerts_and_repeats_nothing() {
     let mut book = AlertBook::new(Class::Detection, 16);
     book.restore(lines.alerts);
     assert_eq!(told(&mut book, &[finding(0, Stage::Crossed, 7), finding(60, Stage::Crossed, 8)]), []);
-    assert_eq!(told(&mut book, &[finding(60, Stage::Grown, 14)]), [(AlertState::Updated, 14.0)]);
+    assert_eq!(told(&mut book, &[finding(60, Stage::Grown, 24)]), [(AlertState::Updated, 24.0)]);
 
     let updated = book.alerts().next().expect("one").clone();
     AlertFile::open(&settings).unwrap().put(&updated).unwrap();
@@ -143,9 +119,16 @@ fn a_line_for_a_terminal_says_it_all_and_obeys_no_escape() {
     let mut alerts = Vec::new();
     AlertBook::new(Class::Detection, 16).take(&finding(0, Stage::Crossed, 7), secs(8), &mut alerts);
     let mut alert = alerts.remove(0);
-    assert_eq!(line(&alert, Colour::No), "2026-11-21 10:00:08  medium    AZ-01  open     10.0.0.9 tried 7 hosts\n");
+    alert.id = "23e006d45a29ef94".to_owned();
+    assert_eq!(
+        line(&alert, Colour::No),
+        "2026-11-21 10:00:08  medium     70 %  AZ-01  open     23e006d4  10.0.0.9 tried 7 hosts\n"
+    );
     alert.sentence = "\x1b[2Jgone".to_owned();
-    assert_eq!(line(&alert, Colour::Yes), "2026-11-21 10:00:08  \x1b[33mmedium  \x1b[0m  AZ-01  open     [2Jgone\n");
+    assert_eq!(
+        line(&alert, Colour::Yes),
+        "2026-11-21 10:00:08  \x1b[33mmedium  \x1b[0m   70 %  AZ-01  open     23e006d4  [2Jgone\n"
+    );
 }
 
 #[test]
@@ -153,4 +136,12 @@ fn no_file_is_no_alerts_and_a_directory_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     assert!(read(&directory.path().join("absent")).unwrap().alerts.is_empty());
     assert!(read(directory.path()).is_err());
+}
+
+#[test]
+fn a_line_that_was_written_before_there_were_incidents_is_read() {
+    let old = r#"{"id":"0011223344556677","rule":"AZ-01","variant":"fixed","title":"Horizontal scan","severity":"medium","state":"open","subject":"10.0.0.9","source":"10.0.0.9","first":"2026-11-21T10:00:01.000000000Z","last":"2026-11-21T10:00:50.000000000Z","detected":"2026-11-21T10:00:08.000000000Z","told":"2026-11-21T10:00:08.000000000Z","sentence":"10.0.0.9 tried 7 hosts","score":1.1,"window":{"start":"2026-11-21T10:00:00.000000000Z","secs":60},"windows":1,"reopened":0,"evidence":{"value":7.0,"threshold":6.0,"unit":"hosts"},"attack":["T1046"]}"#;
+    let alert: Alert = serde_json::from_str(old).unwrap();
+    assert_eq!((alert.class, alert.confidence, alert.is_quiet()), (Class::Detection, 1.0, false));
+    assert!(alert.tactics.is_empty() && alert.doubts.is_empty() && alert.members.is_empty());
 }

@@ -1,15 +1,28 @@
 //! What hosts are for: roles that make innocent what would be suspicious of another host.
 //!
 //! A vulnerability scanner scans, a monitoring server knocks at dead hosts, a NAT gateway has the contacts of a thousand hosts. Roles
-//! are given by the operator (`[[roles]]`, with an owner and a day on which they end, so that none outlives its reason), or learned
-//! from what a host does all day. A rule says what it makes of a role: mostly a higher threshold, rarely silence.
+//! are given by the operator (`given`: `[[roles]]`, with an owner and a day on which they end, so that none outlives its reason), or
+//! learned from what a host does all day (`learned`). A rule says what it makes of a role: mostly a higher threshold, rarely silence.
+//!
+//! `scanner`, `admin`, `nat` and `load_balancer` are never learned. Of the first two an intruder who goes on for a week would become
+//! innocent by persistence; the others cannot be told by flows alone from a host that does too much.
+
+mod given;
+mod learned;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::net::{Address, Prefix};
 use spanwatch_common::time::Timestamp;
 
-/// Most prefixes in all roles together.
-pub const PREFIXES_MAX: usize = 4_096;
+pub use given::{PREFIXES_MAX, RoleSettings};
+pub use learned::LearnedRole;
+
+use crate::row::Row;
+use crate::snapshot::RestoreError;
+use given::Given;
+use learned::Learner;
 
 /// What a host is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,47 +118,54 @@ impl RoleSet {
     }
 }
 
-/// Hosts that the operator vouches for: `[[roles]]` in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoleSettings {
-    /// What they are for.
-    pub role: Role,
-    /// Their addresses, such as "10.1.0.7" or "10.1.7.0/28".
-    pub cidrs: Vec<Prefix>,
-    /// Who answers for it.
-    pub owner: String,
-    /// The last day on which it holds, such as "2027-06-30" (UTC).
-    pub until: String,
-}
-
 /// Who has which role, made ready for looking up.
 #[derive(Clone, Debug, Default)]
 pub struct Roles {
-    given: Vec<Given>,
-}
-
-#[derive(Clone, Debug)]
-struct Given {
-    prefix: Prefix,
-    roles: RoleSet,
-    /// From then on it does not hold.
-    end: Timestamp,
+    given: Given,
+    learner: Learner,
 }
 
 impl Roles {
-    /// The roles of `address` at the event time `at`.
+    /// From the configuration.
+    ///
+    /// # Errors
+    /// A role without addresses or owner, a day that is none, too many prefixes: a sentence that says what to write.
+    pub fn new(settings: &[RoleSettings]) -> Result<Self, String> {
+        Ok(Self { given: Given::new(settings)?, learner: Learner::default() })
+    }
+
+    /// The roles of `address` at the event time `at`, given or learned.
     pub fn of(&self, address: Address, at: Timestamp) -> RoleSet {
-        self.given
-            .iter()
-            .filter(|given| given.prefix.contains(address) && at < given.end)
-            .fold(RoleSet::NONE, |set, given| set.with(given.roles))
+        self.given.of(address, at).with(self.learner.of(address, at))
     }
 
     /// The same, and `role` for the hosts of `prefix` until `end`.
     #[must_use]
     pub fn with(mut self, prefix: Prefix, role: Role, end: Timestamp) -> Self {
-        self.given.push(Given { prefix, roles: RoleSet::of(&[role]), end });
+        self.given.add(prefix, role, end);
         self
+    }
+
+    /// Learns from `row`: once for every row, before the detectors see it.
+    pub fn learn(&mut self, row: &Row) {
+        self.learner.observe(row);
+    }
+
+    /// What was learned, by address and role.
+    pub fn learned(&self) -> Vec<LearnedRole> {
+        self.learner.learned()
+    }
+
+    /// What was learned and what is being learned, as bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        self.learner.snapshot()
+    }
+
+    /// Goes on learning where the one was that made `bytes`. What is given stays as it is.
+    ///
+    /// # Errors
+    /// The bytes are no such state; nothing has changed then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.learner.restore(bytes)
     }
 }

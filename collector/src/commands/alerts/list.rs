@@ -1,4 +1,4 @@
-//! `spanwatch-collector alerts`: what the alert file says.
+//! `alerts`: what the alert file says, now and as it grows.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -7,57 +7,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
 
+use super::{AlertsFormat, ListArgs};
+use crate::alert::Alert;
 use crate::alert::file::{self, LINE_LEN_MAX};
-use crate::alert::terminal::{self, Colour, printable, to_the_second};
-use crate::alert::{Alert, AlertState};
+use crate::alert::terminal::{self, Colour, printable, short_id, to_the_second};
 
 /// How often `--follow` looks for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What `alerts` is told.
-#[derive(Clone, Debug, Args)]
-pub struct AlertsArgs {
-    /// Keep going, and print every event as it comes.
-    #[arg(long)]
-    pub follow: bool,
-    /// How to print.
-    #[arg(long, value_enum, default_value_t = AlertsFormat::Table)]
-    pub format: AlertsFormat,
-    /// Only alerts that are not closed.
-    #[arg(long)]
-    pub open: bool,
-}
-
-/// How to print alerts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AlertsFormat {
-    /// For people.
-    Table,
-    /// One JSON object per line.
-    Json,
-}
-
 /// Prints the alerts of `path`.
-///
-/// # Errors
-/// The file cannot be read or the output cannot be written. A closed output (`| head`) is no error.
-pub fn run(args: &AlertsArgs, path: &Path) -> anyhow::Result<()> {
-    match print(args, path, &mut io::stdout().lock()) {
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => Ok(()),
-        done => done,
-    }
-}
-
-fn print(args: &AlertsArgs, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn print(args: &ListArgs, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     // The tail begins where the file ends before it is read: what is appended meanwhile may show twice, never not at all.
     let tail = if args.follow { Some(Tail::at_end(path)?) } else { None };
     let told = file::read(path).with_context(|| format!("read the alert file {}", path.display()))?;
     if !path.exists() {
         eprintln!("there is no alert file {} yet; is `alerts.file` right, and has a collector run with it?", path.display());
     }
-    let shown = |alert: &Alert| !args.open || alert.state != AlertState::Closed;
+    let shown = |alert: &Alert| !args.open || alert.is_open();
     let alerts: Vec<Alert> = told.alerts.into_iter().filter(shown).collect();
     match args.format {
         AlertsFormat::Table => out.write_all(table(&alerts).as_bytes())?,
@@ -78,6 +45,7 @@ fn print(args: &AlertsArgs, path: &Path, out: &mut impl Write) -> anyhow::Result
             let Ok(alert) = serde_json::from_slice::<Alert>(line) else { return Ok(()) };
             if shown(&alert) {
                 match args.format {
+                    AlertsFormat::Table if alert.is_quiet() => {}
                     AlertsFormat::Table => out.write_all(terminal::line(&alert, colour).as_bytes())?,
                     AlertsFormat::Json => writeln!(out, "{}", serde_json::to_string(&alert)?)?,
                 }
@@ -149,41 +117,58 @@ fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
 }
 
 /// Alerts in columns, with a heading.
-pub(super) fn table(alerts: &[Alert]) -> String {
+pub(in crate::commands) fn table(alerts: &[Alert]) -> String {
     if alerts.is_empty() {
         return "no alerts\n".to_owned();
     }
-    let heading = ["first", "last", "severity", "rule", "state", "subject", "what happened"].map(str::to_owned);
+    let heading = ["id", "first", "last", "severity", "sure", "rule", "state", "subject", "what happened"].map(str::to_owned);
     let rows = alerts.iter().map(|alert| {
         let rule = match alert.variant {
             crate::detect::Variant::Fixed => alert.rule.clone(),
             crate::detect::Variant::Exact => format!("{} exact", alert.rule),
         };
         [
+            short_id(alert),
             to_the_second(alert.first),
             to_the_second(alert.last),
             alert.severity.to_string(),
+            format!("{:.0} %", alert.confidence * 100.0),
             rule,
-            alert.state.to_string(),
+            state(alert),
             alert.subject.clone(),
             terminal::story(alert),
         ]
         .map(|cell| printable(&cell))
     });
-    let rows: Vec<[String; 7]> = std::iter::once(heading).chain(rows).collect();
+    columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
+}
+
+/// Rows with each column as wide as its widest cell, but for the last.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
+        let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let width = if column + 1 == row.len() {
                 0
             } else {
                 rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 2
             };
-            text.push_str(&format!("{cell:<width$}"));
+            line.push_str(&format!("{cell:<width$}"));
         }
+        text.push_str(line.trim_end());
         text.push('\n');
     }
     text
+}
+
+/// `open`, or why nobody is told: `muted`, `in storm`.
+fn state(alert: &Alert) -> String {
+    match (alert.is_open(), &alert.muted, &alert.storm) {
+        (true, Some(_), _) => "muted".to_owned(),
+        (true, None, Some(_)) => "in storm".to_owned(),
+        _ => alert.state.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,481 @@
+//! ND-06: many sources search one network or one host, each so little that none is told of by itself.
+//!
+//! What is watched is a **ground**: a service in a destination's /24 or /64, or all services of one host. Of each ground the sources of
+//! the last hour are kept, each with the few targets that it tried; a sample of them if there are more than [`SOURCES_MAX`].
+//!
+//! A contact counts only with a target that answered nobody in the last half day: so a service that breaks down or restarts, at which
+//! all its clients fail, is no ground. Nor is a flood, which has many sources for each target, or more than [`FLOOD_SOURCES`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use spanwatch_common::net::{Address, Prefix};
+use spanwatch_common::time::Timestamp;
+
+use super::known::Known;
+use super::limits::failing_share;
+use super::reading::{Reading, read};
+use super::sample::{mixed, secs};
+use super::tell::span;
+use crate::finding::{
+    EVIDENCE_ROWS_MAX, Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2, service_name,
+};
+use crate::hash::Map;
+use crate::row::Row;
+use crate::rules::Exclude;
+use crate::snapshot::{Names, RestoreError, pack, unpack};
+use crate::{Detector, Sharding, State};
+
+/// Sources kept of one ground; more are a sample.
+const SOURCES_MAX: usize = 256;
+/// Targets kept of one source.
+const EACH_MAX: usize = 8;
+/// Sources of all grounds together, for each ground that may be held.
+const SOURCES_PER_KEY: usize = 16;
+/// So many sources of one ground within the hour are a flood.
+const FLOOD_SOURCES: u64 = 20_000;
+/// It takes so long to know a flood, in seconds.
+const PATIENCE_SECS: u32 = 10;
+/// There must be at least so many targets, and one for so many sources.
+const TARGETS_MIN: usize = 5;
+const SOURCES_PER_TARGET: usize = 10;
+/// What a new hour weighs in the usual number of sources.
+const HOUR_WEIGHT: f64 = 0.3;
+const HOUR: u32 = 3_600;
+const LATENESS: Duration = Duration::from_secs(30);
+
+/// ND-06, ready for use.
+#[derive(Clone, Debug)]
+pub(crate) struct SpreadRule {
+    /// How it speaks.
+    pub(crate) card: Arc<RuleCard>,
+    /// Fires at so many sources.
+    pub(crate) sources: u64,
+    /// A source with more targets does not count.
+    pub(crate) each: u8,
+    /// Least share of failures, 0 to 1.
+    pub(crate) share: f64,
+    /// Fires at so many times the usual.
+    pub(crate) times: f64,
+    /// What it does not count.
+    pub(crate) exclude: Exclude,
+    /// Grounds held.
+    pub(crate) keys_max: usize,
+}
+
+/// Where sources search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+enum Ground {
+    /// A service (protocol · 65536 + port) of the network that begins here.
+    Service(Address, u32),
+    /// All services of a host.
+    Host(Address),
+}
+
+/// A source on a ground.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Searcher {
+    /// Hash of its address; they are sorted by it.
+    id: u64,
+    /// Last time, seconds since 1970.
+    at: u32,
+    answered: bool,
+    /// Targets that it tried.
+    tried: u8,
+    /// Hashes of them.
+    targets: [u16; EACH_MAX],
+}
+
+/// What is known of a ground.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Search {
+    searchers: Vec<Searcher>,
+    /// Of the hashes of the sources kept, so many lowest bits are zero.
+    level: u8,
+    /// Seconds since 1970.
+    first: u32,
+    last: u32,
+    hour: u32,
+    /// Sources per hour, usually.
+    usual: f64,
+    rows: Vec<Sighting>,
+    observers: Names,
+    /// The window and the number that were told last.
+    told: Option<(u32, u64)>,
+}
+
+/// What the sources of a ground add up to.
+struct Tally {
+    sources: u64,
+    answered: u64,
+    targets: usize,
+    first: u32,
+}
+
+impl Search {
+    /// `source` tried `target`, in vain if it `failed`; says whether that is new.
+    fn note(&mut self, source: Address, target: u64, at: u32, failed: bool) -> bool {
+        self.turn(at);
+        let id = mixed(source.0, 3);
+        if id & ((1 << self.level) - 1) != 0 {
+            return false;
+        }
+        self.last = self.last.max(at);
+        let target = (target >> 48) as u16;
+        match self.searchers.binary_search_by_key(&id, |searcher| searcher.id) {
+            Ok(place) => {
+                let searcher = &mut self.searchers[place];
+                searcher.at = searcher.at.max(at);
+                searcher.answered |= !failed;
+                let known = &searcher.targets[..usize::from(searcher.tried)];
+                let new = failed && known.len() < EACH_MAX && !known.contains(&target);
+                if new {
+                    searcher.targets[usize::from(searcher.tried)] = target;
+                    searcher.tried += 1;
+                }
+                new
+            }
+            Err(_) if !failed && self.searchers.is_empty() => false,
+            Err(place) => {
+                let mut searcher = Searcher { id, at, answered: !failed, tried: u8::from(failed), targets: [0; EACH_MAX] };
+                searcher.targets[0] = target;
+                self.searchers.insert(place, searcher);
+                self.make_room();
+                failed
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        while self.searchers.len() > SOURCES_MAX {
+            self.level += 1;
+            let mask = (1_u64 << self.level) - 1;
+            self.searchers.retain(|searcher| searcher.id & mask == 0);
+        }
+    }
+
+    /// The hours that have gone by become the usual, and sources of more than an hour ago are forgotten.
+    fn turn(&mut self, at: u32) {
+        let hour = at / HOUR;
+        if self.first == 0 {
+            (self.first, self.hour) = (at, hour);
+        }
+        if hour <= self.hour {
+            return;
+        }
+        let kept = self.searchers.iter().filter(|searcher| searcher.at / HOUR == self.hour && searcher.tried > 0).count();
+        let sources = (kept as u64) << self.level;
+        self.usual += HOUR_WEIGHT * (sources as f64 - self.usual);
+        self.usual *= (1.0 - HOUR_WEIGHT).powi((hour - self.hour - 1).min(1_000) as i32);
+        self.hour = hour;
+        self.searchers.retain(|searcher| searcher.at + HOUR > at);
+        if self.searchers.is_empty() {
+            (self.level, self.first) = (0, at);
+        }
+    }
+
+    fn tally(&self, each: u8) -> Tally {
+        let from = self.last.saturating_sub(HOUR - 1);
+        let mut targets: Vec<u16> = Vec::new();
+        let mut tally = Tally { sources: 0, answered: 0, targets: 0, first: self.last };
+        for searcher in self.searchers.iter().filter(|searcher| searcher.at >= from) {
+            if searcher.answered {
+                tally.answered += 1 << self.level;
+            } else if searcher.tried <= each {
+                tally.sources += 1 << self.level;
+                tally.first = tally.first.min(searcher.at);
+                targets.extend(&searcher.targets[..usize::from(searcher.tried)]);
+            }
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        tally.targets = targets.len();
+        tally
+    }
+}
+
+/// ND-06 at work.
+pub(crate) struct Spread {
+    rule: SpreadRule,
+    grounds: Map<Ground, Search>,
+    /// Which targets answered anybody.
+    alive: Known,
+    /// Grounds that would be told of if it is not a flood.
+    pending: BTreeSet<Ground>,
+    /// Grounds that were told of and are not over.
+    told: BTreeSet<Ground>,
+    /// Sources of all grounds, at the last count.
+    searchers: usize,
+    advanced: u32,
+    state: State,
+}
+
+impl Spread {
+    /// `rule` at work; `state` names it.
+    pub(crate) fn new(rule: SpreadRule, state: State) -> Self {
+        Self {
+            grounds: Map::default(),
+            alive: Known::new(rule.keys_max * 8),
+            pending: BTreeSet::new(),
+            told: BTreeSet::new(),
+            searchers: 0,
+            advanced: 0,
+            state,
+            rule,
+        }
+    }
+
+    fn fail(&mut self, row: &Row, findings: &mut Vec<Finding>) {
+        let at = secs(row.at.as_nanos());
+        for (ground, target) in grounds(row) {
+            if !self.has_room(&ground) {
+                self.state.refused += 1;
+                continue;
+            }
+            let search = self.grounds.entry(ground).or_default();
+            let before = search.searchers.len();
+            let new = search.note(row.source, target, at, true);
+            self.searchers = self.searchers + search.searchers.len() - before;
+            if search.searchers.len() as u64 * 2 >= self.rule.sources && search.rows.len() < EVIDENCE_ROWS_MAX && new {
+                search.rows.push(Sighting::of(row));
+            }
+            search.observers.insert(&row.observer);
+            if new && (search.searchers.len() as u64) << search.level >= self.rule.sources {
+                self.judge(ground, at, findings);
+            }
+        }
+    }
+
+    fn has_room(&mut self, ground: &Ground) -> bool {
+        let full = self.grounds.len() >= self.rule.keys_max || self.searchers >= self.rule.keys_max * SOURCES_PER_KEY;
+        if full && !self.grounds.contains_key(ground) {
+            self.let_go();
+        }
+        self.grounds.len() < self.rule.keys_max || self.grounds.contains_key(ground)
+    }
+
+    /// Lets go of the eighth with the fewest sources, longest ago; of none that was told of.
+    fn let_go(&mut self) {
+        let mut all: Vec<(usize, u32, Ground)> = self
+            .grounds
+            .iter()
+            .filter(|(_, search)| search.told.is_none())
+            .map(|(&ground, search)| (search.searchers.len(), search.last, ground))
+            .collect();
+        all.sort_unstable();
+        for (_, _, ground) in all.into_iter().take((self.rule.keys_max / 8).max(1)) {
+            self.grounds.remove(&ground);
+            self.pending.remove(&ground);
+            self.state.evicted += 1;
+        }
+        self.searchers = self.grounds.values().map(|search| search.searchers.len()).sum();
+    }
+
+    /// Tells of `ground` if it is worth it.
+    fn judge(&mut self, ground: Ground, now: u32, findings: &mut Vec<Finding>) {
+        let Some(search) = self.grounds.get_mut(&ground) else { return };
+        let tally = search.tally(self.rule.each);
+        let needed = (self.rule.sources as f64).max(self.rule.times * search.usual);
+        let share = failing_share(tally.sources as f64, (tally.sources + tally.answered) as f64);
+        let kept = search.searchers.len();
+        let is_flood = tally.sources >= FLOOD_SOURCES || tally.targets < TARGETS_MIN.max(kept / SOURCES_PER_TARGET);
+        if (tally.sources as f64) < needed || share < self.rule.share || is_flood {
+            return;
+        }
+        let window = now - now % HOUR;
+        let stage = match search.told {
+            None if now < tally.first + PATIENCE_SECS => {
+                self.pending.insert(ground);
+                return;
+            }
+            None => Stage::Crossed,
+            Some((told, sources)) if window > told || tally.sources >= sources * 2 => Stage::Grown,
+            Some(_) => return,
+        };
+        search.told = Some((window, tally.sources));
+        self.told.insert(ground);
+        let finding = finding(&self.rule, ground, search, &tally, window, stage, needed);
+        findings.push(finding);
+    }
+
+    fn account(&mut self) {
+        let places = self.grounds.len().next_power_of_two() * (size_of::<Search>() + size_of::<Ground>());
+        self.state.keys = self.grounds.len();
+        self.state.bytes = places + self.searchers * 2 * size_of::<Searcher>() + self.alive.octets();
+    }
+
+    fn close(&mut self, now: u32) {
+        let over = |search: &Search| {
+            search.told.is_some_and(|(window, _)| now >= window.saturating_add(3 * HOUR) && now > search.last + HOUR)
+        };
+        let grounds = &mut self.grounds;
+        self.told.retain(|ground| {
+            let Some(search) = grounds.get_mut(ground) else { return false };
+            if over(search) {
+                search.told = None;
+                search.rows.clear();
+            }
+            search.told.is_some()
+        });
+    }
+}
+
+fn grounds(row: &Row) -> [(Ground, u64); 2] {
+    let service = u32::from(row.protocol) << 16 | u32::from(row.port);
+    let network = Prefix::new(row.destination, network_bits(row.destination)).first();
+    [
+        (Ground::Service(network, service), mixed(row.destination.0, 4)),
+        (Ground::Host(row.destination), mixed(u128::from(service), 5)),
+    ]
+}
+
+/// Of the 128-bit form: a /24 or a /64.
+const fn network_bits(address: Address) -> u8 {
+    if address.as_v4().is_some() { 96 + 24 } else { 64 }
+}
+
+fn finding(rule: &SpreadRule, ground: Ground, search: &Search, tally: &Tally, window: u32, stage: Stage, needed: f64) -> Finding {
+    let (what, whom, subject) = match ground {
+        Ground::Service(network, service) => {
+            let service = service_name((service >> 16) as u8, service as u16);
+            let length = network_bits(network) - if network.as_v4().is_some() { 96 } else { 0 };
+            let network = format!("{network}/{length}");
+            let subject = Subject { service: Some(service.clone()), facet: Some(network.clone()), ..Subject::default() };
+            (format!("hosts of {network} on {service}"), network, subject)
+        }
+        Ground::Host(host) => {
+            (format!("ports of {host}"), host.to_string(), Subject { destination: Some(host), ..Subject::default() })
+        }
+    };
+    let (since, time) = (clock_face(Timestamp::from_secs(i64::from(tally.first))), span(search.last - tally.first + 1));
+    let (sources, targets, each) = (tally.sources, tally.targets, rule.each);
+    let usual = search.usual.round();
+    let start = Timestamp::from_secs(i64::from(window));
+    let end = start.plus(Duration::from_secs(u64::from(HOUR)));
+    let within = |secs: u32| Timestamp::from_secs(i64::from(secs)).max(start).min(end.minus(Duration::from_nanos(1)));
+    let mut hosts: Vec<Address> = search.rows.iter().map(|row| row.destination).collect();
+    let mut services: Vec<u32> = search.rows.iter().map(|row| u32::from(row.protocol) << 16 | u32::from(row.port)).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    services.sort_unstable();
+    services.dedup();
+    Finding {
+        rule: rule.card.clone(),
+        stage,
+        subject,
+        window: Window { start, end },
+        first: within(tally.first),
+        last: within(search.last),
+        sentence: format!(
+            "{sources} sources tried {targets} {what} in {time} from {since}, each at most {each}, and {} were answered; usually \
+             {usual} do in an hour",
+            tally.answered
+        ),
+        advice: format!(
+            "Somebody with many hosts searches {whom}: block the sources together, by their networks, and look what did answer."
+        ),
+        score: round2(sources as f64 / needed),
+        confidence: 0.7,
+        evidence: Evidence {
+            value: sources as f64,
+            threshold: needed,
+            unit: "sources".to_owned(),
+            attempts: Some(sources + tally.answered),
+            failures: Some(sources),
+            baseline: Some(round2(search.usual)),
+            rows: search.rows.clone(),
+            hosts,
+            services: services.into_iter().map(|service| service_name((service >> 16) as u8, service as u16)).collect(),
+            observers: search.observers.to_strings(),
+            ..Evidence::default()
+        },
+    }
+}
+
+impl Detector for Spread {
+    fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
+        let service = u32::from(row.protocol) << 16 | u32::from(row.port);
+        match read(row, &self.rule.exclude) {
+            None => {}
+            Some(Reading::Answered) => {
+                let at = secs(row.at.as_nanos());
+                self.alive.insert(at, Address::NONE, row.destination, service);
+                for (ground, target) in grounds(row) {
+                    if let Some(search) = self.grounds.get_mut(&ground) {
+                        let before = search.searchers.len();
+                        search.note(row.source, target, at, false);
+                        self.searchers = self.searchers + search.searchers.len() - before;
+                    }
+                }
+            }
+            Some(Reading::Failed(..)) if self.alive.contains(Address::NONE, row.destination, service) => {}
+            Some(Reading::Failed(..)) => self.fail(row, findings),
+        }
+    }
+
+    fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
+        let now = secs(newest.as_nanos());
+        if now / PATIENCE_SECS <= self.advanced / PATIENCE_SECS {
+            return;
+        }
+        self.advanced = now;
+        let due = |grounds: &Map<Ground, Search>, ground: &Ground| {
+            grounds.get(ground).is_none_or(|search| search.first + PATIENCE_SECS <= now)
+        };
+        for ground in self.pending.iter().copied().filter(|ground| due(&self.grounds, ground)).collect::<Vec<_>>() {
+            self.pending.remove(&ground);
+            self.judge(ground, now - now % PATIENCE_SECS, findings);
+        }
+        self.close(now);
+        self.account();
+    }
+
+    fn flush(&mut self, findings: &mut Vec<Finding>) {
+        for ground in std::mem::take(&mut self.pending) {
+            let now = self.grounds.get(&ground).map_or(0, |search| search.last.saturating_add(PATIENCE_SECS));
+            self.judge(ground, now, findings);
+        }
+        self.pending.clear();
+        self.close(u32::MAX);
+        self.account();
+    }
+
+    fn wants_order(&self) -> bool {
+        true
+    }
+
+    fn sharding(&self) -> Sharding {
+        Sharding::Destination
+    }
+
+    fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn lateness(&self) -> Duration {
+        LATENESS
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut grounds: Vec<(&Ground, &Search)> = self.grounds.iter().collect();
+        grounds.sort_unstable_by_key(|(ground, _)| **ground);
+        let State { late, evicted, refused, .. } = self.state;
+        let alive = ByteBuf::from(pack(&self.alive));
+        pack(&(grounds, alive, &self.pending, &self.told, self.advanced, (late, evicted, refused)))
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        type Saved = (Vec<(Ground, Search)>, ByteBuf, BTreeSet<Ground>, BTreeSet<Ground>, u32, (u64, u64, u64));
+        let (grounds, alive, pending, told, advanced, (late, evicted, refused)) = unpack::<Saved>(bytes)?;
+        self.alive = unpack::<Known>(&alive)?;
+        self.grounds = grounds.into_iter().collect();
+        self.searchers = self.grounds.values().map(|search| search.searchers.len()).sum();
+        (self.pending, self.told, self.advanced) = (pending, told, advanced);
+        self.state = State { late, evicted, refused, ..self.state };
+        self.account();
+        Ok(())
+    }
+}
