@@ -106,7 +106,7 @@ impl Session {
         let mut session = Self::new(rules, truth)?;
         let anew = session.detection.restore(&saved.detection)?;
         anyhow::ensure!(anew.is_empty(), "{} do not take their own state", anew.join(", "));
-        session.book.resume(&saved.book, &[])?;
+        session.book.resume(&saved.book)?;
         session.alerts = saved.alerts.clone();
         session.next_poll = saved.next_poll;
         Ok(session)
