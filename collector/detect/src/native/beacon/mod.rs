@@ -9,7 +9,8 @@
 //!
 //! Innocent things that look alike: time servers (port 123 is excluded), update checks, telemetry, mail and cloud clients; most hosts
 //! have them, which takes them below the threshold where there are ten hosts or more. Monitoring servers, backup servers and load
-//! balancers are not looked at. An agent that few hosts have is as regular as a beacon: exclude its destination.
+//! balancers are not looked at, nor are the questions of a resolver and the deliveries of a mail server, known by the many networks they
+//! go to. An agent that few hosts have is as regular as a beacon: exclude its destination.
 //!
 //! Memory: about 150 bytes per key, and 12 per contact. When full, an eighth goes: those with too few contacts for a rhythm before the
 //! others, and those silent for longest first.
@@ -52,6 +53,10 @@ const OLD: Duration = Duration::from_secs(30 * 86_400);
 const SUSPECT: f64 = 0.7;
 /// Hosts with these roles call out in a rhythm all day.
 const INNOCENT: [Role; 3] = [Role::Monitor, Role::Backup, Role::LoadBalancer];
+
+/// Mail and names: who speaks these with more than so many networks does it for others, and in their rhythm.
+const RELAYED: [u16; 3] = [25, 53, 853];
+const RELAY_NETWORKS: usize = 8;
 
 /// ND-10.
 pub(crate) struct Beacons {
@@ -135,6 +140,9 @@ impl Beacons {
         let calls = if suspects.is_empty() { Vec::new() } else { self.calls() };
         let hosts = calls.iter().map(|call| call.source).collect::<BTreeSet<u128>>().len();
         for (key, score) in suspects {
+            if RELAYED.contains(&key.port) && fan_out(&calls, &key) > RELAY_NETWORKS {
+                continue;
+            }
             let callers = callers(&calls, &key);
             let age = self.tracks.get(&key).map_or(Age::Unknown, |track| self.age(track, edge));
             let prevalence = (hosts >= HOSTS_MIN).then(|| callers as f64 / hosts as f64);
@@ -262,6 +270,12 @@ impl Beacons {
             },
         }
     }
+}
+
+/// How many networks the host of `key` calls at that port.
+fn fan_out(calls: &[Call], key: &Key) -> usize {
+    let same = |call: &&Call| (call.source, call.port, call.protocol) == (key.source, key.port, key.protocol);
+    calls.iter().filter(same).count()
 }
 
 /// How many hosts call the network of `key` there.

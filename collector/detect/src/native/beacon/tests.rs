@@ -120,6 +120,11 @@ fn what_everybody_calls_and_what_is_for_calling_stays_silent() {
         let pages = browsing(&mut chance, (0.0, 9.0 * HOUR), 240.0);
         records.extend(flows(&source, &format!("198.51.100.{}", 20 + i), 443, &pages, |i| 500 + (i as u64 * 7_919) % 4_000));
     }
+    // A resolver asks hundreds of servers; one of them has the misfortune to be asked every ten minutes.
+    for server in 0..40 {
+        let questions = calls(&mut chance, whole_day, if server == 0 { 600.0 } else { 5_000.0 }, 0.2, 0.0);
+        records.extend(flows("10.0.0.53", &format!("198.51.{server}.53"), 53, &questions, |_| 72));
+    }
     // The monitoring server asks a service outside, all alone.
     let probes = calls(&mut chance, whole_day, 60.0, 0.0, 0.0);
     records.extend(flows("10.0.0.99", "203.0.113.80", 443, &probes, |_| 700));
