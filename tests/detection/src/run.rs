@@ -179,7 +179,11 @@ impl Session {
 }
 
 /// All of `traffic` through one session.
-pub(crate) fn stream(rules: &RuleFile, truth: &[Attack], traffic: impl Iterator<Item = (Timestamp, FlowRecord)>) -> anyhow::Result<Outcome> {
+pub(crate) fn stream(
+    rules: &RuleFile,
+    truth: &[Attack],
+    traffic: impl Iterator<Item = (Timestamp, FlowRecord)>,
+) -> anyhow::Result<Outcome> {
     let mut session = Session::new(rules, truth)?;
     for (made, record) in traffic {
         session.take(made, &record);

@@ -11,6 +11,8 @@ use crate::traffic::Flow;
 
 /// So long after an attack an alert may still be about it: a rule that judges whole days speaks on the day after.
 const GRACE: Duration = Duration::from_secs(26 * 3_600);
+/// So long after an attack what it did to a whole site may still show.
+const AFTERMATH: Duration = Duration::from_secs(1_800);
 /// Clocks of tools and sensors may differ.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -108,8 +110,12 @@ impl Attack {
             // One that names both ends speaks of the attacker if it is about him; of the victim only where he may be named alone.
             return named(alert.source) || named(alert.destination);
         }
-        let networks = || alert.subject.split_whitespace().filter_map(|word| word.parse::<Prefix>().ok());
-        networks().any(|network| self.by.iter().chain(&self.to).any(|own| network.contains(own.first())))
+        let networks: Vec<Prefix> = alert.subject.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        if networks.is_empty() && alert.evidence.hosts.is_empty() && alert.evidence.rows.is_empty() {
+            // It speaks of a service or a whole site: what happened there at the time is what it means.
+            return alert.first <= self.end().plus(AFTERMATH);
+        }
+        networks.iter().any(|network| self.by.iter().chain(&self.to).any(|own| network.contains(own.first())))
             || alert.evidence.hosts.iter().any(|&host| meant(&self.by, host) || meant(&self.to, host))
             || alert.evidence.rows.iter().any(|row| meant(&self.by, row.source))
     }
