@@ -64,6 +64,11 @@ bench-detection: ## two weeks of traffic in virtual time, with and without attac
 	$(bin)/detection run --check $(ARGS)
 	$(bin)/detection memory
 
+.PHONY: bench-scans
+bench-scans: build ## as root: scans, floods and guesses with real tools in a lab, and how long each alert takes
+	@deploy/packages.sh lab detection
+	$(as_root) tests/detection/lab.py --bin $(bin) $(ARGS)
+
 # The query engine is not needed for these two. ARGS: see `live --help`.
 .PHONY: bench-live
 bench-live: ## as root: the sensor live on a veth pair against the most that anyone could do there, and under a flood

@@ -65,6 +65,13 @@ pub(crate) struct Names {
     recent: Option<Arc<str>>,
 }
 
+/// By the names; which came last does not matter.
+impl PartialEq for Names {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
+
 impl Names {
     /// Considers `name`.
     pub(crate) fn insert(&mut self, name: &Arc<str>) {

@@ -48,7 +48,7 @@ fn batch(sequence: u64) -> Batch {
     }
     let at = START.plus(Duration::from_secs((sequence - 1) * 5));
     let (minute, step) = (sequence.div_ceil(12) as u8, (sequence % 12) as u8);
-    batch.records.push(FlowRecord { flow_id: sequence, ..knock([10, 0, 0, 2], [10, 0, 0, 77], 3_389, at) });
+    batch.records.push(FlowRecord { source_port: 40_000 + sequence as u16, ..knock([10, 0, 0, 2], [10, 0, 0, 77], 3_389, at) });
     for n in 0..=minute {
         let target = step * 8 + n;
         batch.records.push(knock([10, 0, 0, 9], [10, 0, minute, target], 445, at));

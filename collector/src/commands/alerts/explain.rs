@@ -107,7 +107,7 @@ impl<'a> Replay<'a> {
         span: Range<Timestamp>,
         hosts: Vec<Address>,
     ) -> anyhow::Result<Self> {
-        let detection = Detection::new(rules, Mode::Replay).with_sites(config.sites()?);
+        let detection = Detection::new(rules, Mode::Replay).with_sites(config.sites()?).with_roles(config.roles()?);
         Ok(Self { alert, detection, span, hosts, records: 0, earliest: None, best: None })
     }
 

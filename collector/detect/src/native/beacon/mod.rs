@@ -30,6 +30,7 @@ use spanwatch_common::time::Timestamp;
 use self::contacts::{Told, Track};
 use self::rhythm::{Age, Contacts, HOSTS_MIN, Score, Standing, Weights};
 use crate::counter::Key;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face, round2, service_name};
 use crate::hash::Map;
 use crate::native::{in_bytes, network};
@@ -300,6 +301,10 @@ fn give_or_take(jitter: f64) -> String {
 }
 
 impl Detector for Beacons {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE.and(Facts::EXTERNAL))
+    }
+
     fn observe(&mut self, row: &Row, _findings: &mut Vec<Finding>) {
         if !self.is_candidate(row) {
             return;

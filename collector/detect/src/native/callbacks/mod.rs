@@ -27,6 +27,7 @@ use spanwatch_common::time::Timestamp;
 use super::lasting::{Lasting, OpenWindow};
 use super::sightings::Sightings;
 use super::table::Table;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face, round2, service_name};
 use crate::roles::Role;
 use crate::row::{Outcome, Part, Row};
@@ -302,6 +303,10 @@ fn verdict(row: &Row) -> Verdict {
 }
 
 impl Detector for Callbacks {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE)
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         match verdict(row) {
             Verdict::Nothing => {}

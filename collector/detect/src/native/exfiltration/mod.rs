@@ -43,6 +43,7 @@ use spanwatch_common::time::Timestamp;
 use self::past::{Basis, HOURS, Usual, Watched, usual_day, usual_hour};
 use self::peers::{Peers, Standing};
 use self::sums::{Host, Pair, PairKey, Traffic};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2, service_name};
 use crate::hash::Map;
 use crate::native::{in_bytes, network};
@@ -489,6 +490,10 @@ fn may_tunnel(row: &Row) -> bool {
 }
 
 impl Detector for Exfiltration {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE.and(Facts::EXTERNAL))
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         if !self.is_candidate(row) {
             return;

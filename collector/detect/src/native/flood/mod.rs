@@ -36,6 +36,7 @@ use spanwatch_common::flow::protocol;
 use spanwatch_common::time::Timestamp;
 
 use super::table::Table;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Finding, RuleCard, Stage};
 use crate::row::Row;
 use crate::rules::{Common, Exclude};
@@ -265,6 +266,10 @@ impl Floods {
 }
 
 impl Detector for Floods {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE)
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         let Some(mut measure) = self.kind.measure(row) else { return };
         if !is_countable(row, &self.exclude) {

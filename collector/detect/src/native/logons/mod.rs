@@ -30,6 +30,7 @@ use spanwatch_common::cloud::Direction;
 use spanwatch_common::time::Timestamp;
 
 use super::table::Table;
+use crate::facts::{Facts, Interest};
 use crate::finding::{Finding, RuleCard, Stage};
 use crate::ports::PortSet;
 use crate::roles::Role;
@@ -220,6 +221,10 @@ impl Logons {
 }
 
 impl Detector for Logons {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE.and(Facts::PORTS))
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         if !self.settings.ports.contains(row.port) || !is_transport(row) {
             return;

@@ -43,6 +43,7 @@ use spanwatch_common::cloud::Direction;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
+use crate::facts::{Facts, Interest};
 use crate::finding::{Finding, Stage};
 use crate::roles::Role;
 use crate::row::Row;
@@ -299,6 +300,10 @@ fn grow(family: &Family, key: u128, source: &mut Source, place: usize, noted: No
 }
 
 impl Detector for Scans {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE)
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         match read(row, &self.family.exclude) {
             None => {}

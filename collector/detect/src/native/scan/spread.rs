@@ -20,6 +20,7 @@ use super::limits::failing_share;
 use super::reading::{Reading, read};
 use super::sample::{mixed, secs};
 use super::tell::span;
+use crate::facts::{Facts, Interest};
 use crate::finding::{
     EVIDENCE_ROWS_MAX, Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2, service_name,
 };
@@ -396,6 +397,10 @@ fn finding(rule: &SpreadRule, ground: Ground, search: &Search, tally: &Tally, wi
 }
 
 impl Detector for Spread {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE)
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         let service = u32::from(row.protocol) << 16 | u32::from(row.port);
         match read(row, &self.rule.exclude) {

@@ -28,6 +28,7 @@ use spanwatch_common::time::Timestamp;
 
 use self::bins::{Bins, Measure};
 use self::forecast::{Basis, Forecast, Verdict, WEEK};
+use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face, round2, service_name};
 use crate::native::in_bytes;
 use crate::ports::PortSet;
@@ -376,6 +377,10 @@ const fn way_name(way: u8) -> &'static str {
 }
 
 impl Detector for OddVolume {
+    fn interest(&self) -> Interest {
+        Interest::only(Facts::COUNTABLE).but_not(Facts::TAIL)
+    }
+
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
         if row.part == Part::Tail || !is_countable(row, &self.exclude) {
             return;
