@@ -58,6 +58,7 @@ pub(crate) struct Outcome {
 }
 
 /// What a session knew when it was killed.
+#[cfg(test)]
 pub(crate) struct Saved {
     detection: Vec<u8>,
     book: Vec<u8>,
@@ -102,6 +103,7 @@ impl Session {
     }
 
     /// The same, going on where another was killed.
+    #[cfg(test)]
     pub(crate) fn resume(rules: &RuleFile, truth: &[Attack], saved: &Saved) -> anyhow::Result<Self> {
         let mut session = Self::new(rules, truth)?;
         let anew = session.detection.restore(&saved.detection)?;
@@ -113,6 +115,7 @@ impl Session {
     }
 
     /// What it knows now.
+    #[cfg(test)]
     pub(crate) fn save(&mut self) -> anyhow::Result<Saved> {
         let now = self.next_poll;
         self.poll(now);
@@ -192,6 +195,7 @@ pub(crate) fn stream(
 }
 
 /// All of `records` as a file that is replayed, in whatever order they come.
+#[cfg(test)]
 pub(crate) fn replay(rules: &RuleFile, records: impl Iterator<Item = FlowRecord>) -> anyhow::Result<Vec<Alert>> {
     let mut detection = detection(rules, Mode::Replay)?;
     let mut findings = Vec::new();

@@ -41,7 +41,7 @@ pub(super) fn beacons(plot: &mut Plot<'_>, day: u32) {
             let mut flows = Vec::new();
             while at < start.plus(DAY * 2) {
                 if dice.chance(0.95) {
-                    let call = Flow::tcp(at, by, to, 443).from_port(dice.client_port());
+                    let call = Flow::tcp(at, by, to, 443).with_source_port(dice.client_port());
                     flows.push(call.carrying(420 + dice.below(40), 260 + dice.below(60)));
                 }
                 at = at.plus(dice.around(Duration::from_secs(period), jitter));

@@ -40,7 +40,7 @@ fn newcomers(plot: &mut Plot<'_>, day: u32) {
     let start = plot.place.at(day, 20, 30);
     let by = Address::from_v4([10, 0, 20, 222]);
     let flows: Vec<Flow> = (0..40_u64)
-        .map(|number| Flow::tcp(start.plus(MINUTE * number as u32), by, HMI, 80).from_mac([0x02, 9, 9, 9, 9, 9]))
+        .map(|number| Flow::tcp(start.plus(MINUTE * number as u32), by, HMI, 80).with_source_mac([0x02, 9, 9, 9, 9, 9]))
         .collect();
     let attack = Attack::new("a new host in the plant", "change", &["ND-14"], start, &flows);
     plot.add(attack.fair(&["ND-15", "ND-13"]).by(&[by]).to(&[HMI]).due(start, Some(HOUR)), flows);
@@ -62,7 +62,7 @@ fn spoofing(plot: &mut Plot<'_>, day: u32) {
         .map(|number| {
             let at = start.plus(Duration::from_secs(number * 5));
             let answer = Flow::udp(at, DOMAIN_CONTROLLER, desk(97), 5353);
-            if number % 2 == 0 { answer.from_mac(other) } else { answer }
+            if number % 2 == 0 { answer.with_source_mac(other) } else { answer }
         })
         .collect();
     let attack = Attack::new("another MAC for the domain controller", "change", &["ND-14"], start, &flows);

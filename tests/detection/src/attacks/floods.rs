@@ -28,7 +28,7 @@ fn syn_flood(plot: &mut Plot<'_>, day: u32) {
     let flows: Vec<Flow> = (0..50_000_u64)
         .map(|number| {
             let at = start.plus(Duration::from_micros(number * 400));
-            Flow::tcp(at, forged(&mut dice), dmz(10), 443).from_port(dice.client_port()).going(Course::Silent).once()
+            Flow::tcp(at, forged(&mut dice), dmz(10), 443).with_source_port(dice.client_port()).going(Course::Silent).once()
         })
         .collect();
     let attack = Attack::new("SYN flood, 2,500/s, forged sources", "flood", &["ND-07"], start, &flows);
@@ -43,7 +43,7 @@ fn amplification(plot: &mut Plot<'_>, day: u32) {
     let mut flows = Vec::new();
     for (number, &reflector) in (0_u64..).zip(&reflectors) {
         let at = start.plus(Duration::from_millis(number * 7));
-        let answers = Flow::udp(at, dmz(25), reflector, 123).from_port(40_000 + (number % 1_000) as u16);
+        let answers = Flow::udp(at, dmz(25), reflector, 123).with_source_port(40_000 + (number % 1_000) as u16);
         let answers = Flow { packets: [0, 6_400], octets: [0, 3_000_000], ..answers };
         flows.push(Flow { lasts: MINUTE, ..answers.going(Course::Backscatter(0)) });
     }
@@ -58,7 +58,7 @@ fn connection_flood(plot: &mut Plot<'_>, day: u32) {
         .map(|number| {
             let at = start.plus(Duration::from_micros(number * 1_250));
             let client = internet(55_000 + (number % 400) as u32);
-            Flow::tcp(at, client, dmz(10), 443).from_port(10_000 + (number / 400 % 50_000) as u16).carrying(200, 300)
+            Flow::tcp(at, client, dmz(10), 443).with_source_port(10_000 + (number / 400 % 50_000) as u16).carrying(200, 300)
         })
         .collect();
     let attack = Attack::new("connection flood, 800/s from 400 clients", "flood", &["ND-09"], start, &flows);

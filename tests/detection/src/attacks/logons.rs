@@ -13,7 +13,7 @@ use crate::truth::Attack;
 const GUESSING: [&str; 10] = ["ND-17", "ND-13", "ND-15", "ND-12", "ND-09", "AZ-09", "AZ-10", "AZ-13", "AZ-14", "AZ-21"];
 
 fn attempt(at: Timestamp, by: Address, to: Address, port: u16, dice: &mut Dice) -> Flow {
-    let try_one = Flow::tcp(at, by, to, port).from_port(dice.client_port()).lasting(Duration::from_millis(1_800));
+    let try_one = Flow::tcp(at, by, to, port).with_source_port(dice.client_port()).lasting(Duration::from_millis(1_800));
     Flow { packets: [14 + dice.below(2), 12], octets: [2_400 + dice.below(120), 3_100], ..try_one }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn probes(
         if !matches!(course, Course::HungUp | Course::Talk) {
             failed.push(at);
         }
-        let knock = Flow::tcp(at, from, host, port).from_port(dice.client_port()).going(course);
+        let knock = Flow::tcp(at, from, host, port).with_source_port(dice.client_port()).going(course);
         flows.push(if matches!(course, Course::Talk | Course::HungUp) { knock } else { knock.once() });
         at = at.plus(dice.around(gap, jitter));
     }

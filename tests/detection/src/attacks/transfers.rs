@@ -40,7 +40,7 @@ pub(super) fn slow(plot: &mut Plot<'_>, day: u32) {
     let flows: Vec<Flow> = (0..40_000_u64)
         .map(|number| {
             let question = Flow::udp(start.plus(Duration::from_millis(number * 700)), by, to, 53);
-            Flow { octets: [230, 260], ..question.from_port(20_000 + (number % 40_000) as u16) }
+            Flow { octets: [230, 260], ..question.with_source_port(20_000 + (number % 40_000) as u16) }
         })
         .collect();
     let attack = Attack::new("tunnel through the DNS, 9 MB out", "exfiltration", &["ND-11"], start, &flows);

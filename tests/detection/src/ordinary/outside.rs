@@ -22,7 +22,7 @@ fn visitors(place: &Place, traffic: &mut Traffic) {
     always("visitors", 25).join(place, traffic, |now, dice, scene| {
         let visitor = internet(80_000 + dice.below(20_000) as u32);
         for _ in 0..1 + dice.below(4) {
-            let page = Flow::tcp(now, visitor, dmz(10), 443).from_port(dice.client_port());
+            let page = Flow::tcp(now, visitor, dmz(10), 443).with_source_port(dice.client_port());
             scene.flow(page.carrying(1_500, dice.size(40_000.0, 3.0)).lasting(Duration::from_secs(2)));
         }
     });
@@ -43,7 +43,10 @@ fn background(place: &Place, traffic: &mut Traffic) {
         let knocker = internet(100_000 + dice.below(30_000) as u32);
         let port = ports[dice.below(ports.len() as u64) as usize];
         scene.flow(
-            Flow::tcp(now, knocker, dmz(dice.below(256) as u8), port).from_port(dice.client_port()).going(Course::Silent).once(),
+            Flow::tcp(now, knocker, dmz(dice.below(256) as u8), port)
+                .with_source_port(dice.client_port())
+                .going(Course::Silent)
+                .once(),
         );
     });
 }
@@ -57,7 +60,7 @@ fn backscatter(place: &Place, traffic: &mut Traffic) {
         let bits = if dice.chance(0.5) { tcp::SYN | tcp::ACK } else { tcp::RST | tcp::ACK };
         let mut at = now;
         while at < now.plus(MINUTE * 8) {
-            let answer = Flow::tcp(at, dmz(dice.below(256) as u8), victim, 80).from_port(dice.client_port());
+            let answer = Flow::tcp(at, dmz(dice.below(256) as u8), victim, 80).with_source_port(dice.client_port());
             scene.flow(answer.going(Course::Backscatter(bits)));
             at = at.plus(dice.wait(Duration::from_millis(300)));
         }

@@ -15,6 +15,9 @@ const WEB_DEAD: u64 = 60;
 /// Every so many desks use the proxy.
 const PROXY_SHARE: u64 = 8;
 
+/// What a machine with this address does now: the flows that it begins.
+type Deed = Box<dyn FnMut(Timestamp, Address, &mut Dice, &mut dyn FnMut(Flow))>;
+
 pub(super) fn enter(place: &Place, traffic: &mut Traffic) {
     for number in 0..place.desks() {
         let via_proxy = number % PROXY_SHARE == 0;
@@ -43,11 +46,11 @@ fn person(
     let presence = Presence::Office(place.seed ^ who);
     // A laptop keeps its MAC address, whatever address it gets.
     let own_mac = [0x02, 1, 0, 0, (who >> 8) as u8, who as u8];
-    let mut does = |what: &str, rhythm, mut deed: Box<dyn FnMut(Timestamp, Address, &mut Dice, &mut dyn FnMut(Flow))>| {
+    let mut does = |what: &str, rhythm, mut deed: Deed| {
         let address = address.clone();
         let laptop = who >= 1_000;
         Habit { name: &format!("{name} {what}"), presence, rhythm }.join(place, traffic, move |now, dice, scene| {
-            deed(now, address(now), dice, &mut |flow| scene.flow(if laptop { flow.from_mac(own_mac) } else { flow }));
+            deed(now, address(now), dice, &mut |flow| scene.flow(if laptop { flow.with_source_mac(own_mac) } else { flow }));
         });
     };
     does("browses", Rhythm::Once(MINUTE * 9), Box::new(move |now, me, dice, flow| page(now, me, via_proxy, dice, flow)));
@@ -62,7 +65,7 @@ fn person(
         "asks the time",
         Rhythm::Every(Duration::from_secs(1_024), 0.01),
         Box::new(|now, me, _, flow| {
-            flow(Flow::udp(now, me, DOMAIN_CONTROLLER, 123).from_port(123));
+            flow(Flow::udp(now, me, DOMAIN_CONTROLLER, 123).with_source_port(123));
         }),
     );
     does(
@@ -145,14 +148,14 @@ fn page(now: Timestamp, me: Address, via_proxy: bool, dice: &mut Dice, flow: &mu
         };
         let web = internet(1_000 + server);
         if via_proxy {
-            flow(fetch(me, 3128, PROXY, dice).from_port(dice.client_port()));
-            flow(fetch(PROXY, 443, web, dice).from_port(dice.client_port()));
+            flow(fetch(me, 3128, PROXY, dice).with_source_port(dice.client_port()));
+            flow(fetch(PROXY, 443, web, dice).with_source_port(dice.client_port()));
             continue;
         }
         if dice.chance(0.4) {
             look_up(at, me, dice, flow);
         }
-        let fetched = fetch(me, 443, web, dice).from_port(dice.client_port());
+        let fetched = fetch(me, 443, web, dice).with_source_port(dice.client_port());
         let dead = u64::from(server) >= WEB - WEB_DEAD || dice.chance(0.002);
         flow(if dead { fetched.going(Course::Silent) } else { fetched });
     }
@@ -160,10 +163,10 @@ fn page(now: Timestamp, me: Address, via_proxy: bool, dice: &mut Dice, flow: &mu
 
 /// A name, through the resolver, which asks outside what it does not know.
 fn look_up(at: Timestamp, me: Address, dice: &mut Dice, flow: &mut dyn FnMut(Flow)) {
-    flow(Flow::udp(at, me, RESOLVER, 53).from_port(dice.client_port()));
+    flow(Flow::udp(at, me, RESOLVER, 53).with_source_port(dice.client_port()));
     if dice.chance(0.3) {
         let server = internet(20_000 + dice.favourite(900) as u32);
-        let question = Flow::udp(at, RESOLVER, server, 53).from_port(dice.client_port());
+        let question = Flow::udp(at, RESOLVER, server, 53).with_source_port(dice.client_port());
         flow(if dice.chance(0.03) { question.going(Course::Silent) } else { question });
     }
 }
@@ -183,8 +186,11 @@ fn peer_to_peer(place: &Place, traffic: &mut Traffic) {
     let share = move |now: Timestamp, dice: &mut Dice, scene: &mut Scene| {
         let peer = internet(60_000 + dice.below(5_000) as u32);
         let port = 10_000 + (peer.0 % 50_000) as u16;
-        let contact =
-            if dice.chance(0.6) { Flow::udp(now, me, peer, port).from_port(51_413) } else { Flow::tcp(now, me, peer, port) };
+        let contact = if dice.chance(0.6) {
+            Flow::udp(now, me, peer, port).with_source_port(51_413)
+        } else {
+            Flow::tcp(now, me, peer, port)
+        };
         scene.flow(match dice.below(10) {
             0..=3 => contact.going(Course::Silent),
             4 => contact.going(Course::Refused),

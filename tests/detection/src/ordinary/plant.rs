@@ -11,14 +11,14 @@ pub(super) fn enter(place: &Place, traffic: &mut Traffic) {
         let whole = DAY * place.days;
         // A question of 66 octets a second, and an answer of 130.
         let seconds = whole.as_secs();
-        let poll = Flow::tcp(start, HMI, plc(number), 502).from_port(49_000 + number as u16);
+        let poll = Flow::tcp(start, HMI, plc(number), 502).with_source_port(49_000 + number as u16);
         traffic.play(vec![Flow {
             packets: [seconds * 2, seconds],
             octets: [seconds * 106, seconds * 130],
             ..poll.lasting(whole)
         }]);
         if number % 5 == 0 {
-            let history = Flow::tcp(start, HISTORIAN, plc(number), 4840).from_port(48_000 + number as u16);
+            let history = Flow::tcp(start, HISTORIAN, plc(number), 4840).with_source_port(48_000 + number as u16);
             traffic.play(vec![history.carrying(seconds * 20, seconds * 400).lasting(whole)]);
         }
     }

@@ -81,7 +81,7 @@ fn by_the_clock(place: &Place, traffic: &mut Traffic) {
         });
         let (name, rhythm) = habit("asks the time", Rhythm::Every(Duration::from_secs(1_024), 0.01));
         Habit { name: &name, presence: Presence::Always, rhythm }.join(place, traffic, move |now, _, scene| {
-            scene.flow(Flow::udp(now, me, DOMAIN_CONTROLLER, 123).from_port(123));
+            scene.flow(Flow::udp(now, me, DOMAIN_CONTROLLER, 123).with_source_port(123));
         });
         if number % 3 == 0 {
             let whole = DAY * place.days;
@@ -121,8 +121,9 @@ fn load_tests(place: &Place, traffic: &mut Traffic) {
         let mut flows = Vec::new();
         for number in 0..20_000_u64 {
             let at = start.plus(Duration::from_millis(number * 10));
-            let request =
-                Flow::tcp(at, desk(5), APPLICATION, 8080).from_port(10_000 + (number % 50_000) as u16).carrying(400, 3_000);
+            let request = Flow::tcp(at, desk(5), APPLICATION, 8080)
+                .with_source_port(10_000 + (number % 50_000) as u16)
+                .carrying(400, 3_000);
             flows.push(if number > 18_000 && number % 5 == 0 { request.going(Course::Refused) } else { request });
         }
         traffic.play(flows);
@@ -140,7 +141,7 @@ fn updates(place: &Place, traffic: &mut Traffic) {
         for _ in 0..15 {
             at = at.plus(dice.wait(Duration::from_secs(6)));
             let mirror = internet(600 + dice.below(40) as u32);
-            let part = Flow::tcp(at, desk(number), mirror, 443).from_port(dice.client_port());
+            let part = Flow::tcp(at, desk(number), mirror, 443).with_source_port(dice.client_port());
             flows.push(part.carrying(4_000, 2_000_000).lasting(Duration::from_secs(8)));
         }
     }

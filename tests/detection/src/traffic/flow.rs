@@ -137,19 +137,22 @@ impl Flow {
 
     /// The same from this port.
     #[must_use]
-    pub(crate) fn from_port(self, source_port: u16) -> Self {
+    pub(crate) fn with_source_port(self, source_port: u16) -> Self {
         Self { source_port, ..self }
     }
 
     /// The same from a host with this address on the wire.
     #[must_use]
-    pub(crate) fn from_mac(self, mac: Mac) -> Self {
+    pub(crate) fn with_source_mac(self, mac: Mac) -> Self {
         Self { macs: [mac, self.macs[1]], ..self }
     }
 
     const fn answered(&self) -> bool {
-        !matches!(self.course, Course::Silent | Course::Bare(_))
-            && !(matches!(self.course, Course::Refused) && self.protocol != protocol::TCP)
+        match self.course {
+            Course::Silent | Course::Bare(_) => false,
+            Course::Refused => self.protocol == protocol::TCP,
+            _ => true,
+        }
     }
 
     fn last(&self) -> Timestamp {
