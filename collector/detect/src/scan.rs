@@ -15,6 +15,7 @@ use spanwatch_common::net::Address;
 use crate::counter::{Count, Counting, Key, Limit, Tally, Told, service};
 use crate::facts::{Facts, Interest};
 use crate::finding::{Subject, Variant};
+use crate::roles::Role;
 use crate::row::{Contact, Part, Row};
 use crate::rules::{Common, Exclude};
 use crate::sites::FlowClass;
@@ -40,9 +41,10 @@ pub(crate) const FAILED_PORTS: Interest = Interest::only(Facts::PROBE.and(Facts:
 /// What exact forms read: every row but the tail of a sensor's flow.
 pub(crate) const ALL_BUT_TAILS: Interest = Interest::EVERYTHING.but_not(Facts::TAIL);
 
-/// Whether a row speaks of a contact that came to nothing, for the fixed forms of all scan rules.
+/// Whether a row speaks of a contact that came to nothing, for the fixed forms of all scan rules. A [scanner](Role::Scanner) of the
+/// operator's does what it is for.
 pub(crate) fn is_probe(row: &Row, exclude: &Exclude) -> bool {
-    row.contact == Contact::Probe && is_countable(row, exclude)
+    row.contact == Contact::Probe && !row.source_roles.has(Role::Scanner) && is_countable(row, exclude)
 }
 
 /// Whether the fixed form of a rule may count a row at all: neither the platform's own nor to a group, and not excluded.

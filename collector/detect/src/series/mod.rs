@@ -19,6 +19,8 @@ mod tests;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spanwatch_common::cloud::Origin;
+use spanwatch_common::flow::FlowState;
 use spanwatch_common::time::Timestamp;
 use spanwatch_kql::stats;
 
@@ -64,10 +66,13 @@ pub(crate) fn looked_at(variant: Variant) -> Interest {
     }
 }
 
-/// How many flows `row` counts for: an exact form counts rows, as the public rules do.
+/// How many flows `row` counts for: an exact form counts rows, as the public rules do. A fixed form counts a flow once: a later slice is
+/// no other flow, and a sensor has announced each flow that it says is over.
 pub(crate) fn flows(variant: Variant, row: &Row) -> u64 {
     match variant {
         Variant::Exact => 1,
+        Variant::Fixed if row.state == FlowState::Continue && row.origin == Origin::Sensor => 0,
+        Variant::Fixed if row.state == FlowState::End && row.origin == Origin::Sensor && row.flow != 0 => 0,
         Variant::Fixed => u64::from(row.events),
     }
 }

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use spanwatch_common::cloud::Direction;
+use spanwatch_common::flow::protocol;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
@@ -105,6 +106,10 @@ impl Scans {
         }
         if let Some(source) = self.table.get_mut(host_key(row.source)) {
             let before = source.octets();
+            // A datagram may be answered after it was announced.
+            if row.protocol == protocol::UDP {
+                source.failed.remove(&target);
+            }
             if source.succeed(target) == Noted::New
                 && let Some(rule) = &self.family.walk
             {

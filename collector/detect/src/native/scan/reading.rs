@@ -136,6 +136,7 @@ pub(super) fn read(row: &Row, exclude: &Exclude) -> Option<Reading> {
         Contact::Probe if is_answer(row) => None,
         Contact::Probe => Some(Reading::Failed(Technique::of(row), Came::of(row))),
         Contact::Other if row.outcome == Outcome::Success => talked(row).then_some(Reading::Answered),
+        Contact::Other if waits(row) && !is_answer(row) => Some(Reading::Failed(Technique::Udp, Came::Nothing)),
         Contact::Other => lone_acknowledgement(row),
     }?;
     (row.events > 0 && !row.aggregate && is_countable(row, exclude)).then_some(reading)
@@ -157,6 +158,17 @@ fn talked(row: &Row) -> bool {
         return false;
     }
     row.protocol != protocol::TCP || (row.flags[FORWARD] | row.flags[REVERSE]) & tcp::PSH != 0
+}
+
+/// A datagram that has not been answered when it is announced. That is early, but a scan should be seen while it lasts: it is doubtful
+/// as silence always is, and taken back when an answer comes after all.
+pub(super) fn waits(row: &Row) -> bool {
+    row.protocol == protocol::UDP
+        && row.origin == Origin::Sensor
+        && row.part == Part::Announcement
+        && row.outcome == Outcome::Unknown
+        && !row.answered
+        && !row.half_heard
 }
 
 /// A datagram from a service to an unprivileged port, whose question was not seen.

@@ -17,7 +17,7 @@ use spanwatch_common::time::Timestamp;
 
 use super::known::Known;
 use super::limits::failing_share;
-use super::reading::{Reading, read};
+use super::reading::{Reading, read, waits};
 use super::sample::{mixed, secs};
 use super::tell::span;
 use crate::facts::{Facts, Interest};
@@ -405,6 +405,8 @@ impl Detector for Spread {
         let service = u32::from(row.protocol) << 16 | u32::from(row.port);
         match read(row, &self.rule.exclude) {
             None => {}
+            // A busy server answers all of its clients late: they are many, as searchers are.
+            Some(_) if waits(row) => {}
             Some(Reading::Answered) => {
                 let at = secs(row.at.as_nanos());
                 self.alive.insert(at, Address::NONE, row.destination, service);
