@@ -27,12 +27,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 DEMO = ROOT / "deploy/demo"
-HOST_A, HOST_B, COLLECTOR = "10.77.0.1", "10.77.0.21", "10.78.0.1"
+HOST_A, HOST_B, OTHER_B, COLLECTOR = "10.77.0.1", "10.77.0.21", "10.77.0.22", "10.78.0.1"
 LATE_AFTER = 2.0
 PROBES = 25
 SCANS = {"ND-01", "ND-02", "ND-03", "ND-04", "ND-05", "ND-06"}
 
-# name, rules of which one must speak, whether the time to the alert counts, command; {b} host B, {me} the case's own address,
+# name, rules of which one must speak, whether the time to the alert counts, command; {b} host B, {c} its second address, {me} the case's own,
 # {mac} host B's station address. What a probe is, is read from the packets.
 # Every command is bounded; masscan waits for a last packet that may never come.
 NMAP = "timeout 90 nmap -n -Pn --host-timeout 60s "
@@ -58,8 +58,8 @@ CASES = [
     ("hping3 port sweep", SCANS, True, "timeout 20 hping3 -a {me} -S -p ++1 -i u5000 -c 400 -q {b}"),
     ("hping3 --scan", SCANS, True, "timeout 30 hping3 -a {me} --scan 1-500 -S {b}"),
     ("hping3 SYN flood, forged sources", {"ND-07"}, False, "timeout 4 hping3 -S -p 8080 --flood --rand-source -q {b}"),
-    ("hping3 SYN flood, one source", {"ND-07"}, False, "timeout 4 hping3 -a {me} -S -p 8080 --flood -q {b}"),
-    ("hydra on FTP", {"ND-17"}, False, "timeout 60 hydra -l operator -P {work}/words -t 4 -I -s 2121 ftp://{b}"),
+    ("hping3 SYN flood, one source", {"ND-07"}, False, "timeout 4 hping3 -a {me} -S -p 80 --flood -q {c}"),
+    ("hydra on FTP", {"ND-17"}, False, "timeout 60 hydra -l operator -P {work}/words -t 4 -I ftp://{b}"),
 ]
 
 
@@ -139,7 +139,7 @@ class Lab:
         (self.work / "words").write_text("".join(f"guess{number}\n" for number in range(120)))
         self.start("b", ["python3", DEMO / "traffic.py", "serve", HOST_B], "modbus")
         self.start("b", ["python3", "-m", "http.server", "--bind", HOST_B, "--directory", self.work / "www", "8080"], "http")
-        self.start("b", ["python3", HERE / "ftp.py", HOST_B, "2121"], "ftp")
+        self.start("b", ["python3", HERE / "ftp.py", HOST_B, "21"], "ftp")
         time.sleep(1)
         self.start("a", ["python3", DEMO / "traffic.py", "poll", HOST_B, "0"], "poller")
 
@@ -209,7 +209,7 @@ class Lab:
         # The flood's packets would only fill the disk.
         dump = self.start("scanner", ["tcpdump", "-n", "-i", "e0", "-s", "96", "-U", "-w", pcap, "-c", "20000", f"host {me}"], f"dump{number}")
         time.sleep(0.7)
-        words = command.format(b=HOST_B, me=me, mac=self.mac, work=self.work).split()
+        words = command.format(b=HOST_B, c=OTHER_B, me=me, mac=self.mac, work=self.work).split()
         done = subprocess.run(self.command("scanner", words), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
         deadline = time.time() + 12
         while time.time() < deadline:
@@ -237,7 +237,7 @@ class Lab:
     @staticmethod
     def concerns(alert, me, timed):
         """A scan is its source's; a flood is its victim's."""
-        return alert.get("source") == me or not timed and HOST_B in alert["subject"]
+        return alert.get("source") == me or not timed and any(host in alert["subject"] for host in (HOST_B, OTHER_B))
 
     def strays(self):
         """Alerts about hosts that did nothing."""

@@ -121,6 +121,8 @@ pub struct Row {
     pub action: Action,
     /// Which way, as the log says, or by the sites.
     pub direction: Direction,
+    /// Whether the initiator was heard in this record: else it only is who was answered, perhaps in somebody else's place.
+    pub asked: bool,
     /// Whether the other end was heard at any time in the flow's life so far.
     pub answered: bool,
     /// Whether silence of the other end may be the tap's and not the host's: half of a flow that is seen one-sided, or sampled packets.
@@ -181,6 +183,7 @@ impl Row {
             macs: [record.source_mac, record.destination_mac],
             state: record.state,
             part: part(record),
+            asked: spoke(record, FORWARD),
             answered: record.answered || spoke(record, REVERSE),
             half_heard: is_half(record) || record.sampling_population > 1,
             source_roles: roles.of(record.source, at),

@@ -15,7 +15,7 @@ use spanwatch_common::net::Address;
 use crate::counter::{Count, Counting, Key, Limit, Tally, Told, service};
 use crate::facts::{Facts, Interest};
 use crate::finding::{Subject, Variant};
-use crate::roles::Role;
+use crate::roles::{Role, RoleSet};
 use crate::row::{Contact, Part, Row};
 use crate::rules::{Common, Exclude};
 use crate::sites::FlowClass;
@@ -41,10 +41,17 @@ pub(crate) const FAILED_PORTS: Interest = Interest::only(Facts::PROBE.and(Facts:
 /// What exact forms read: every row but the tail of a sensor's flow.
 pub(crate) const ALL_BUT_TAILS: Interest = Interest::EVERYTHING.but_not(Facts::TAIL);
 
-/// Whether a row speaks of a contact that came to nothing, for the fixed forms of all scan rules. A [scanner](Role::Scanner) of the
-/// operator's does what it is for.
+/// Whose contacts come to nothing because that is what they are for, or whom they speak to is often gone.
+const INNOCENT: [Role; 4] = [Role::Scanner, Role::Monitor, Role::LoadBalancer, Role::PeerToPeer];
+
+/// Whether a row speaks of a contact that came to nothing, for the fixed forms of all scan rules.
 pub(crate) fn is_probe(row: &Row, exclude: &Exclude) -> bool {
-    row.contact == Contact::Probe && !row.source_roles.has(Role::Scanner) && is_countable(row, exclude)
+    row.contact == Contact::Probe && !is_innocent(row) && is_countable(row, exclude)
+}
+
+/// Whether the initiator has a role that explains failures.
+pub(crate) fn is_innocent(row: &Row) -> bool {
+    row.source_roles != RoleSet::NONE && row.source_roles.has_any(&INNOCENT)
 }
 
 /// Whether the fixed form of a rule may count a row at all: neither the platform's own nor to a group, and not excluded.

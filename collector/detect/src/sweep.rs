@@ -21,7 +21,7 @@ use crate::finding::{Subject, Variant};
 use crate::ports::PortSet;
 use crate::row::{Contact, Part, Row};
 use crate::rules::Exclude;
-use crate::scan::{ALL_BUT_TAILS, FAILED_PORTS, PROBES, failed_port, has_ports, is_countable, is_probe, outcome};
+use crate::scan::{ALL_BUT_TAILS, FAILED_PORTS, PROBES, failed_port, has_ports, is_countable, is_innocent, is_probe, outcome};
 
 /// KQL's `make_set(…, 100)` of AZ-06 stops here.
 const SWEEP_HOSTS_MAX: u64 = 100;
@@ -114,7 +114,7 @@ impl Counting for PortSweep {
                 let key = || Key { port: row.port, protocol: row.protocol, ..Key::of_source(row) };
                 let failed = row.contact == Contact::Probe;
                 let counts = has_ports(row) && row.part != Part::Tail && (failed || is_answer(row));
-                (counts && is_countable(row, &self.exclude))
+                (counts && !is_innocent(row) && is_countable(row, &self.exclude))
                     .then(|| (key(), if failed { Count::Distinct(row.destination.0) } else { Count::Sum(0) }))
             }
         }

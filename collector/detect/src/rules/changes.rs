@@ -72,7 +72,7 @@ native_settings! {
         enabled: true,
         window_secs: 3_600,
         lateness_secs: 60,
-        severity: Low,
+        severity: Informational,
         attack: ["T1021", "T1210", "T1570"],
         exclude_ports: [],
         keys_max: 1_000_000,

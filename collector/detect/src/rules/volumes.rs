@@ -28,7 +28,7 @@ settings! {
         variants: [Fixed],
         window_secs: 300,
         lateness_secs: 120,
-        severity: Low,
+        severity: Informational,
         attack: ["T1048", "T1041"],
         exclude_ports: [],
         keys_max: 20_000,

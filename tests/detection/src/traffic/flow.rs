@@ -181,6 +181,8 @@ impl Flow {
             Course::Silent => ([tcp::SYN, 0], [tcp::SYN, 0]),
             Course::Refused => ([tcp::SYN, tcp::RST | tcp::ACK], [tcp::SYN, tcp::RST | tcp::ACK]),
             Course::HungUp => (opened, [tcp::SYN | tcp::RST, tcp::SYN | tcp::ACK]),
+            // A segment with ACK is reset without one (RFC 9293 §3.10.7.1).
+            Course::BareReset(bits) if bits & tcp::ACK != 0 => ([bits, tcp::RST], [bits, tcp::RST]),
             Course::BareReset(bits) => ([bits, tcp::RST | tcp::ACK], [bits, tcp::RST | tcp::ACK]),
             Course::Bare(bits) => ([bits, 0], [bits, 0]),
             Course::Backscatter(bits) => ([0, bits], [0, bits]),

@@ -9,7 +9,7 @@
 //!
 //! Innocent things that look alike: time servers (port 123 is excluded), update checks, telemetry, mail and cloud clients; most hosts
 //! have them, which takes them below the threshold where there are ten hosts or more. Monitoring servers, backup servers and load
-//! balancers are not looked at, nor are the questions of a resolver and the deliveries of a mail server, known by the many networks they
+//! balancers are not looked at, nor are the questions of a resolver and the deliveries of a mail server, known by the many hosts they
 //! go to. An agent that few hosts have is as regular as a beacon: exclude its destination.
 //!
 //! Memory: about 150 bytes per key, and 12 per contact. When full, an eighth goes: those with too few contacts for a rhythm before the
@@ -20,7 +20,7 @@ pub mod rhythm;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,9 +55,9 @@ const SUSPECT: f64 = 0.7;
 /// Hosts with these roles call out in a rhythm all day.
 const INNOCENT: [Role; 3] = [Role::Monitor, Role::Backup, Role::LoadBalancer];
 
-/// Mail and names: who speaks these with more than so many networks does it for others, and in their rhythm.
+/// Mail and names: who speaks these with more than so many hosts does it for others, and in their rhythm.
 const RELAYED: [u16; 3] = [25, 53, 853];
-const RELAY_NETWORKS: usize = 8;
+const RELAY_PEERS: usize = 8;
 
 /// ND-10.
 pub(crate) struct Beacons {
@@ -140,8 +140,12 @@ impl Beacons {
         let suspects: Vec<(Key, Score)> = self.suspects(edge);
         let calls = if suspects.is_empty() { Vec::new() } else { self.calls() };
         let hosts = calls.iter().map(|call| call.source).collect::<BTreeSet<u128>>().len();
+        let mut relays: BTreeMap<(u128, u16), usize> = BTreeMap::new();
+        for key in self.tracks.keys().filter(|key| !suspects.is_empty() && RELAYED.contains(&key.port)) {
+            *relays.entry((key.source, key.port)).or_default() += 1;
+        }
         for (key, score) in suspects {
-            if RELAYED.contains(&key.port) && fan_out(&calls, &key) > RELAY_NETWORKS {
+            if relays.get(&(key.source, key.port)).is_some_and(|&peers| peers > RELAY_PEERS) {
                 continue;
             }
             let callers = callers(&calls, &key);
@@ -271,12 +275,6 @@ impl Beacons {
             },
         }
     }
-}
-
-/// How many networks the host of `key` calls at that port.
-fn fan_out(calls: &[Call], key: &Key) -> usize {
-    let same = |call: &&Call| (call.source, call.port, call.protocol) == (key.source, key.port, key.protocol);
-    calls.iter().filter(same).count()
 }
 
 /// How many hosts call the network of `key` there.

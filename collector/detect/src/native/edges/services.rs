@@ -28,6 +28,7 @@ use super::{
 };
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, service_name};
 use crate::hash::Map;
+use crate::native::network;
 use crate::native::sightings::Sightings;
 use crate::ports::PortSet;
 use crate::roles::Role;
@@ -45,6 +46,8 @@ const HOSTS_MAX: usize = 4_096;
 const NAMED_MAX: usize = 256;
 /// Where systems begin to take ports for clients and for remote procedure calls (Linux: 32768; RFC 6335: 49152).
 const EPHEMERAL: u16 = 32_768;
+/// So many hosts of a network that offer a service make it nothing new when the next does.
+const FLEET: u16 = 3;
 const FTP: u16 = 21;
 const ENDPOINT_MAPPER: u16 = 135;
 
@@ -67,6 +70,7 @@ pub(crate) struct Services {
     exclude: Exclude,
     lateness: Duration,
     candidates_max: usize,
+    fleets_max: usize,
     state: State,
     memory: Memory,
 }
@@ -77,6 +81,9 @@ struct Memory {
     services: Known,
     /// Services that were met today.
     recent: Recent,
+    /// How many hosts of a network are known to offer a service, by network and service; at most as many as services.
+    #[serde(default)]
+    fleets: Map<u64, u16>,
     /// Ports that wait for further clients, by service.
     candidates: Map<u64, Candidate>,
     /// Hosts with new services, and whether for clients outside; until their hour is over.
@@ -114,6 +121,7 @@ impl Services {
             exclude: common.exclude.clone(),
             lateness: common.lateness,
             candidates_max: common.keys_max / 4,
+            fleets_max: common.keys_max / 4,
             card: Arc::new(card),
             numbers,
         }
@@ -161,6 +169,18 @@ impl Services {
                 false
             }
         }
+    }
+
+    /// Whether the hosts beside it offer the same: it is one of many, and was only never asked before. Counts it as one.
+    fn is_of_a_fleet(&mut self, row: &Row) -> bool {
+        let network = fingerprint(&halves(Address(network(row.destination))));
+        let key = fingerprint(&[network, u64::from(row.protocol) << 16 | u64::from(row.port)]);
+        if self.memory.fleets.len() >= self.fleets_max && !self.memory.fleets.contains_key(&key) {
+            return false;
+        }
+        let hosts = self.memory.fleets.entry(key).or_default();
+        *hosts = hosts.saturating_add(1);
+        *hosts > FLEET
     }
 
     /// Notes a service that is new to everybody, or to clients outside.
@@ -248,9 +268,9 @@ impl Services {
     }
 
     fn account(&mut self) {
-        let Memory { services, candidates, hosts, evicted, refused, .. } = &self.memory;
+        let Memory { services, candidates, fleets, hosts, evicted, refused, .. } = &self.memory;
         self.state.keys = services.len();
-        self.state.bytes = services.bytes() + candidates.len() * 72 + hosts.len() * 1_024 + 32_768;
+        self.state.bytes = services.bytes() + candidates.len() * 72 + fleets.len() * 16 + hosts.len() * 1_024 + 32_768;
         (self.state.evicted, self.state.refused) = (evicted + services.evicted(), *refused);
     }
 }
@@ -288,7 +308,8 @@ impl Detector for Services {
         self.memory.recent.put(met);
         let new = self.is_new(inside, day);
         let exposed = outside && self.is_new(key, day);
-        if (new || exposed) && self.memory.learning.is_over(observer, row.at, self.numbers.learn) {
+        let expected = new && self.is_of_a_fleet(row) || row.source_roles.has_any(&[Role::Admin, Role::Scanner, Role::Monitor]);
+        if (exposed || new && !expected) && self.memory.learning.is_over(observer, row.at, self.numbers.learn) {
             self.note(row, exposed, findings);
         }
     }

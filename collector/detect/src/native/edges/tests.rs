@@ -90,7 +90,7 @@ fn a_first_logon_is_told_once_and_quietly() {
         sentences(&findings),
         ["10.0.4.8 opened TCP/3389 of 10.0.9.2 for the first time in 14 days; 1 other host used it before"]
     );
-    assert_eq!((findings[0].rule.severity, findings[0].evidence.rows.len()), (Severity::Low, 1));
+    assert_eq!((findings[0].rule.severity, findings[0].evidence.rows.len()), (Severity::Informational, 1));
     assert!(findings[0].rule.attack.contains(&"T1021.001".to_owned()));
 }
 
@@ -102,7 +102,7 @@ fn three_hosts_newly_opened_within_the_hour_are_grave_and_two_are_not() {
         let findings = tells(detection(&only("ND-13", "")), &after_a_week(before.into_iter().chain(moves).collect()));
         findings.iter().map(|finding| (finding.stage, finding.rule.severity, finding.evidence.value)).collect::<Vec<_>>()
     };
-    let (low, high) = (Severity::Low, Severity::High);
+    let (low, high) = (Severity::Informational, Severity::High);
     assert_eq!(opens(2, 600.0, true), [(Stage::Crossed, low, 1.0), (Stage::Grown, low, 2.0)]);
     assert_eq!(opens(3, 600.0, true), [(Stage::Crossed, low, 1.0), (Stage::Crossed, high, 3.0), (Stage::Grown, low, 2.0)]);
     // Three in an hour and twenty minutes, never three within one hour.

@@ -29,7 +29,7 @@ use spanwatch_common::time::Timestamp;
 use self::bins::{Bins, Measure};
 use self::forecast::{Basis, Forecast, Verdict, WEEK};
 use crate::facts::{Facts, Interest};
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face, round2, service_name};
+use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, Window, clock_face, round2, service_name};
 use crate::native::in_bytes;
 use crate::ports::PortSet;
 use crate::row::{Part, Row};
@@ -323,8 +323,13 @@ fn finding(
         _ => (None, None),
     };
     let limit = if *above { verdict.expected * settings.ratio_min } else { verdict.least / settings.ratio_min };
+    // Without weeks to compare with, what happens once a week looks odd.
+    let rule = match verdict.basis {
+        Basis::Weeks => rule.clone(),
+        Basis::Days => Arc::new(RuleCard { severity: Severity::Informational, ..(**rule).clone() }),
+    };
     Finding {
-        rule: rule.clone(),
+        rule,
         stage: Stage::Crossed,
         subject: Subject { protocol, port, observer: Some(observer.to_owned()), facet: Some(facet), ..Subject::default() },
         window: Window { start, end: start.plus(HOUR) },
@@ -382,7 +387,8 @@ impl Detector for OddVolume {
     }
 
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
-        if row.part == Part::Tail || !is_countable(row, &self.exclude) {
+        // Answers to forged addresses are no traffic of the hosts that they name.
+        if row.part == Part::Tail || !(row.asked || row.aggregate) || !is_countable(row, &self.exclude) {
             return;
         }
         let bin = u32::try_from(row.at.as_nanos().div_euclid(BIN_SECS * 1_000_000_000)).unwrap_or(0);
