@@ -128,6 +128,9 @@ pub struct Alert {
     /// Id of the storm that speaks for it, because its rule had raised too many in that hour: this line was told nobody either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storm: Option<String>,
+    /// Id of the open alert of a better rule that says the same about the same source: this line was told nobody either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spoken_for: Option<String>,
     /// Fingerprint of the rule's settings, to tell whether they have changed since.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub settings: String,
@@ -160,9 +163,9 @@ impl Alert {
         same_time == *other
     }
 
-    /// Whether this line is for the record only: its alert is muted, or a storm speaks for it.
+    /// Whether this line is for the record only: its alert is muted, or a storm or a better rule speaks for it.
     pub const fn is_quiet(&self) -> bool {
-        self.muted.is_some() || self.storm.is_some()
+        self.muted.is_some() || self.storm.is_some() || self.spoken_for.is_some()
     }
 
     /// Whether it is not over.

@@ -243,6 +243,7 @@ impl AlertBook {
             incident: None,
             muted: None,
             storm: None,
+            spoken_for: None,
             settings: String::new(),
             members: Vec::new(),
         };

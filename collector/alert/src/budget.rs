@@ -136,6 +136,7 @@ impl Storm {
             incident: None,
             muted: None,
             storm: None,
+            spoken_for: None,
             members: Vec::new(),
             evidence: Evidence::default(),
             ..first.clone()

@@ -440,6 +440,7 @@ impl Incidents {
             incident: None,
             muted: before.and_then(|before| before.muted.clone()),
             storm: None,
+            spoken_for: None,
             settings: String::new(),
             members: traces.iter().take(MEMBERS_MAX).map(|trace| trace.alert.id.clone()).collect(),
         })

@@ -114,7 +114,7 @@ pub struct OutputSettings {
     pub states: BTreeSet<AlertState>,
     /// Rules that are told, such as `ND-01`; a `*` at the end stands for anything. Empty for all.
     pub rules: Vec<String>,
-    /// Whether alerts are told that are for the record only: muted ones, and those for which a storm speaks.
+    /// Whether alerts are told that are for the record only: muted ones, and those for which a storm or a better rule speaks.
     pub include_quiet: bool,
 
     /// `file`: the file. It is appended to, and made anew when it was renamed or removed, as logrotate does.

@@ -212,3 +212,26 @@ fn a_desk_that_was_saved_and_taken_up_again_says_what_it_would_have_said() {
         assert_eq!(run(Some(cut)), undisturbed, "cut before finding {cut}");
     }
 }
+
+#[test]
+fn a_public_rule_that_says_what_a_better_one_has_said_is_for_the_record() {
+    let better = |at: i64, source: [u8; 4]| Finding {
+        rule: Arc::new(RuleCard { id: "ND-02", ..(*finding(at, Stage::Crossed, 25).rule).clone() }),
+        subject: Subject::host(Address::from_v4(source)),
+        ..finding(at, Stage::Crossed, 25)
+    };
+    let scanner = [10, 0, 0, 9];
+    let mut desk = new_desk(50);
+    let public = Finding { subject: Subject::host(Address::from_v4(scanner)), ..finding(0, Stage::Crossed, 9) };
+    let lines = told(&mut desk, &[better(0, scanner), public.clone()], 1);
+    assert_eq!(outline(&lines), ["ND-02 open", "AZ-01 open quietly"]);
+    assert_eq!(lines[1].spoken_for.as_ref(), Some(&lines[0].id));
+    // Of another source, and before the better one, it speaks for itself.
+    let mut desk = new_desk(50);
+    let lines = told(&mut desk, &[better(0, [10, 0, 0, 8]), public.clone(), better(0, scanner)], 1);
+    assert_eq!(outline(&lines), ["ND-02 open", "AZ-01 open", "ND-02 open"]);
+    // When the better one is over, it speaks again.
+    let later = Finding { subject: public.subject.clone(), ..finding(600, Stage::Crossed, 9) };
+    assert!(outline(&told(&mut desk, &[], 500)).contains(&"ND-02 closed".to_owned()));
+    assert_eq!(outline(&told(&mut desk, &[later], 601)), ["AZ-01 open"]);
+}

@@ -162,12 +162,14 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// `open`, or why nobody is told: `muted`, `in storm`.
+/// `open`, or why nobody is told: `muted`, `in storm`, `see 3c0a29fc`.
 fn state(alert: &Alert) -> String {
-    match (alert.is_open(), &alert.muted, &alert.storm) {
-        (true, Some(_), _) => "muted".to_owned(),
-        (true, None, Some(_)) => "in storm".to_owned(),
-        _ => alert.state.to_string(),
+    match (&alert.muted, &alert.storm, &alert.spoken_for) {
+        _ if !alert.is_open() => alert.state.to_string(),
+        (Some(_), ..) => "muted".to_owned(),
+        (None, Some(_), _) => "in storm".to_owned(),
+        (None, None, Some(better)) => format!("see {}", better.get(..8).unwrap_or(better)),
+        (None, None, None) => alert.state.to_string(),
     }
 }
 

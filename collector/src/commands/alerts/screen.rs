@@ -70,6 +70,9 @@ fn paragraphs(alert: &Alert, alerts: &[Alert]) -> Vec<(&'static str, String)> {
     if let Some(storm) = alert.storm.as_ref().and_then(|id| alerts.iter().find(|other| other.id == *id)) {
         paragraphs.push(("storm", storm.sentence.clone()));
     }
+    if let Some(better) = alert.spoken_for.as_ref().and_then(|id| alerts.iter().find(|other| other.id == *id)) {
+        paragraphs.push(("told by", format!("{} {}: {}", better.rule, better.id, better.sentence)));
+    }
     let own = alert.incident.as_ref().and_then(|id| alerts.iter().find(|other| other.id == *id));
     if let Some(incident) = own.or_else(|| part_of(Class::Incident)) {
         paragraphs.push(("incident", format!("{}: {}", incident.id, incident.sentence)));
