@@ -110,6 +110,7 @@ fn by_rule() {
 }
 
 /// By the clock on the wall: processor time only says how much is done twice.
+#[expect(clippy::disallowed_methods, reason = "a bench measures time")]
 fn by_threads() {
     let (rules, records) = (rules(None), Mix::Sensor.records(ROWS));
     for threads in [1, 2, 4] {

@@ -337,7 +337,6 @@ macro_rules! settings {
 
 /// Defines the settings of a rule of our own, which has one form. `window_secs` and `lateness_secs` say what the alert book and the
 /// engine need to know, and are no settings.
-#[allow(unused_macros, reason = "used by the rules of our own")]
 macro_rules! native_settings {
     (
         $(#[$doc:meta])*
@@ -411,7 +410,6 @@ macro_rules! native_settings {
 }
 
 /// The parts of [`Rule`] that are the same for every rule of our own.
-#[allow(unused_macros, reason = "used by the rules of our own")]
 macro_rules! native_parts {
     () => {
         fn common(&self) -> $crate::rules::common::Common {
@@ -453,5 +451,4 @@ macro_rules! shared_parts {
     };
 }
 
-#[allow(unused_imports, reason = "used by the rules of our own")]
 pub(crate) use {native_parts, native_settings, settings, shared_parts};

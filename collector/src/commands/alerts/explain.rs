@@ -278,7 +278,9 @@ mod tests {
         let inputs = InputArgs { inputs: vec![path.display().to_string()], ta_parity: false };
         let mut rules = RuleFile::default();
         rules.keep_only(&["AZ-01".to_owned()]).unwrap();
-        let replay = replay::replay(&inputs, &rules, crate::detect::Sites::default(), Keep::Alerts).unwrap();
+        let replay =
+            replay::replay(&inputs, &rules, (crate::detect::Sites::default(), crate::detect::Roles::default()), Keep::Alerts)
+                .unwrap();
         (replay.alerts, inputs)
     }
 
