@@ -35,6 +35,7 @@ use super::{Tally, during, keep_top, looked_at, looks_at, score};
 use crate::card::Least;
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::roles::Role;
 use crate::row::Row;
 use crate::rules::Exclude;
 use crate::sites::FlowClass;
@@ -200,7 +201,11 @@ impl bins::Rule for Outbound {
     fn keys(&self, row: &Row) -> Option<Key> {
         let outside = match self.card.variant {
             Variant::Exact => row.destination.as_v4().is_some_and(|v4| !v4.is_loopback()) && !row.destination.is_private_v4(),
-            Variant::Fixed => row.class == FlowClass::External && row.direction != Direction::Inbound,
+            // What backs up, moves very much at its hours.
+            Variant::Fixed => {
+                let backs_up = row.source_roles.has(Role::Backup);
+                row.class == FlowClass::External && row.direction != Direction::Inbound && !backs_up
+            }
         };
         let counts = outside && row.source.is_some() && looks_at(self.card.variant, &self.exclude, row);
         // A prefix adds to the hour, but is no source that could be told.

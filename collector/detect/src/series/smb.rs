@@ -25,8 +25,12 @@ use super::{Tally, during, flows, looked_at, looks_at, robust_z, score};
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::ports::PortSet;
+use crate::roles::Role;
 use crate::row::Row;
 use crate::rules::Exclude;
+
+/// Hosts that speak SMB to all others once in a while, as it is their work.
+const INNOCENT: [Role; 3] = [Role::Scanner, Role::Admin, Role::Backup];
 
 /// AZ-13 in one of its forms.
 pub(crate) struct Smb {
@@ -122,7 +126,7 @@ impl bins::Rule for Smb {
     fn keys(&self, row: &Row) -> Option<Key> {
         let private = match self.card.variant {
             Variant::Exact => row.source.is_private_v4(),
-            Variant::Fixed => row.source.is_private(),
+            Variant::Fixed => row.source.is_private() && !row.source_roles.has_any(&INNOCENT),
         };
         let counts = self.ports.contains(row.port)
             && private
