@@ -57,37 +57,13 @@ const QUIETEST: f64 = 0.1;
 const PAUSE_MAX: u32 = 4 * WEEK as u32;
 
 /// What of an observer's traffic is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Kind {
     All,
     /// Number of a [`Direction`].
     Way(u8),
     /// IP protocol and port of the responder.
     Service(u8, u16),
-}
-
-impl Kind {
-    /// Ascending in the order in which kinds are judged.
-    const fn number(self) -> u32 {
-        match self {
-            Self::All => 0,
-            Self::Way(way) => 1 << 24 | way as u32,
-            Self::Service(protocol, port) => 2 << 24 | (protocol as u32) << 16 | port as u32,
-        }
-    }
-}
-
-// By one number, because every row looks up three kinds.
-impl Ord for Kind {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.number().cmp(&other.number())
-    }
-}
-
-impl PartialOrd for Kind {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 /// One number of one key.
