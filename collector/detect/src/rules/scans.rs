@@ -77,7 +77,7 @@ settings! {
         severity: Medium,
         attack: ["T1046"],
         exclude_ports: [PortRange::TRACEROUTE],
-        keys_max: 65_536,
+        keys_max: 16_384,
     }
     /// Fires above this many different ports per source, destination and window.
     threshold_ports: u64 = 3,
@@ -174,7 +174,7 @@ settings! {
         severity: Medium,
         attack: ["T1046"],
         exclude_ports: [PortRange::TRACEROUTE],
-        keys_max: 65_536,
+        keys_max: 16_384,
     }
     /// Fires above this many different ports per key and window.
     threshold_ports: u64 = 50,
@@ -266,7 +266,7 @@ settings! {
         severity: Medium,
         attack: ["T1046", "T1595.001"],
         exclude_ports: [PortRange::TRACEROUTE],
-        keys_max: 65_536,
+        keys_max: 16_384,
     }
     /// Fires above this many different ports per source, destination and window.
     threshold_ports: u64 = 100,

@@ -358,10 +358,13 @@ impl Detector for Silence {
         let [ours, theirs] = own_ends(row);
         let refused = row.outcome == Outcome::Reset;
         for (address, own) in [(row.source, ours), (row.destination, theirs && !multicast && (met || refused))] {
+            if !own {
+                continue;
+            }
             let [high, low] = halves(address);
             let key =
                 fingerprint(&[high, low, u64::from(from) << 32 | u64::from(until), u64::from(number) << 1 | u64::from(met)]);
-            if own && !self.memory.recent.has(key) {
+            if !self.memory.recent.has(key) {
                 self.memory.recent.put(key);
                 self.hear(address, number, Heard { from, until, met }, findings);
             }

@@ -16,16 +16,21 @@ const COUNTERS: usize = 1 << 15;
 /// Odd, with no pattern in their bits: fractions of the golden ratio and of the square root of 3.
 const SPREADS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xbb67_ae85_84ca_a73b];
 
+/// From so many counters on that were raised in a second, it is quicker to clear all of them.
+const RAISED_MAX: usize = 1 << 12;
+
 /// How much came for each key in this second.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     second: i64,
     counters: Vec<u32>,
+    /// Places of the counters that are not zero, while they are fewer than [`RAISED_MAX`].
+    raised: Vec<u32>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { second: 0, counters: vec![0; 2 * COUNTERS] }
+        Self { second: 0, counters: vec![0; 2 * COUNTERS], raised: Vec::new() }
     }
 }
 
@@ -35,19 +40,36 @@ impl Gate {
     pub(super) fn add(&mut self, key: &Key, amount: u32, second: i64) -> u32 {
         if second > self.second {
             self.second = second;
-            self.counters.fill(0);
+            self.clear();
         }
         let places = [place(key, SPREADS[0]), COUNTERS + place(key, SPREADS[1])];
         let total = places.map(|place| self.counters[place]).into_iter().min().unwrap_or(0).saturating_add(amount);
         for place in places {
-            self.counters[place] = self.counters[place].max(total);
+            self.raise(place, total);
         }
         total
     }
 
+    fn raise(&mut self, place: usize, total: u32) {
+        let counter = &mut self.counters[place];
+        if *counter == 0 && total > 0 && self.raised.len() < RAISED_MAX {
+            self.raised.push(place as u32);
+        }
+        *counter = total.max(*counter);
+    }
+
+    fn clear(&mut self) {
+        if self.raised.len() < RAISED_MAX {
+            self.raised.iter().for_each(|&place| self.counters[place as usize] = 0);
+        } else {
+            self.counters.fill(0);
+        }
+        self.raised.clear();
+    }
+
     /// Memory that it holds, in octets.
     pub(super) const fn bytes() -> usize {
-        2 * COUNTERS * size_of::<u32>()
+        (2 * COUNTERS + RAISED_MAX) * size_of::<u32>()
     }
 }
 
@@ -73,8 +95,10 @@ impl<'de> Deserialize<'de> for Gate {
         let (second, taken) = <(i64, Vec<(usize, u32)>)>::deserialize(from)?;
         let mut gate = Self { second, ..Self::default() };
         for (place, count) in taken {
-            let counter = gate.counters.get_mut(place);
-            *counter.ok_or_else(|| serde::de::Error::custom("a counter that there is not"))? = count;
+            if place >= gate.counters.len() {
+                return Err(serde::de::Error::custom("a counter that there is not"));
+            }
+            gate.raise(place, count);
         }
         Ok(gate)
     }
@@ -96,5 +120,8 @@ mod tests {
         let busy = (0..100).map(|_| gate.add(&key(1), 1, 5)).last();
         assert!(busy.is_some_and(|count| (100..110).contains(&count)), "{busy:?}");
         assert_eq!(gate.add(&key(1), 1, 6), 1, "a second later");
+        assert!(gate.counters.iter().sum::<u32>() == 2, "many counters were cleared");
+        (2..9).for_each(|second| _ = gate.add(&key(2), 1, 5 + second));
+        assert!(gate.counters.iter().sum::<u32>() == 2, "few counters were cleared");
     }
 }

@@ -267,7 +267,12 @@ impl Floods {
 
 impl Detector for Floods {
     fn interest(&self) -> Interest {
-        Interest::only(Facts::COUNTABLE)
+        let countable = Interest::only(Facts::COUNTABLE).but_not(Facts::FOLDED);
+        match self.kind {
+            Kind::Syn => countable.and(Facts::TCP),
+            Kind::Reflection(_) => countable.and(Facts::UDP.and(Facts::SLICE)),
+            Kind::Load => countable,
+        }
     }
 
     fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {

@@ -112,7 +112,6 @@ struct Search {
 struct Tally {
     sources: u64,
     answered: u64,
-    targets: usize,
     first: u32,
 }
 
@@ -178,23 +177,32 @@ impl Search {
         }
     }
 
-    fn tally(&self, each: u8) -> Tally {
+    /// The searchers of the last hour.
+    fn recent(&self) -> impl Iterator<Item = &Searcher> {
         let from = self.last.saturating_sub(HOUR - 1);
-        let mut targets: Vec<u16> = Vec::new();
-        let mut tally = Tally { sources: 0, answered: 0, targets: 0, first: self.last };
-        for searcher in self.searchers.iter().filter(|searcher| searcher.at >= from) {
+        self.searchers.iter().filter(move |searcher| searcher.at >= from)
+    }
+
+    fn tally(&self, each: u8) -> Tally {
+        let mut tally = Tally { sources: 0, answered: 0, first: self.last };
+        for searcher in self.recent() {
             if searcher.answered {
                 tally.answered += 1 << self.level;
             } else if searcher.tried <= each {
                 tally.sources += 1 << self.level;
                 tally.first = tally.first.min(searcher.at);
-                targets.extend(&searcher.targets[..usize::from(searcher.tried)]);
             }
         }
+        tally
+    }
+
+    /// Distinct targets of those whom [`tally`](Self::tally) counts as sources.
+    fn targets(&self, each: u8) -> usize {
+        let sources = self.recent().filter(|searcher| !searcher.answered && searcher.tried <= each);
+        let mut targets: Vec<u16> = sources.flat_map(|source| &source.targets[..usize::from(source.tried)]).copied().collect();
         targets.sort_unstable();
         targets.dedup();
-        tally.targets = targets.len();
-        tally
+        targets.len()
     }
 }
 
@@ -278,15 +286,23 @@ impl Spread {
     /// Tells of `ground` if it is worth it.
     fn judge(&mut self, ground: Ground, now: u32, findings: &mut Vec<Finding>) {
         let Some(search) = self.grounds.get_mut(&ground) else { return };
-        let tally = search.tally(self.rule.each);
         let needed = (self.rule.sources as f64).max(self.rule.times * search.usual);
-        let share = failing_share(tally.sources as f64, (tally.sources + tally.answered) as f64);
+        let window = now - now % HOUR;
         let kept = search.searchers.len();
-        let is_flood = tally.sources >= FLOOD_SOURCES || tally.targets < TARGETS_MIN.max(kept / SOURCES_PER_TARGET);
-        if (tally.sources as f64) < needed || share < self.rule.share || is_flood {
+        // There can be no more than are kept: mostly that is all that has to be known.
+        let most = (kept as u64) << search.level;
+        if (most as f64) < needed || search.told.is_some_and(|(told, sources)| window <= told && most < sources * 2) {
             return;
         }
-        let window = now - now % HOUR;
+        let tally = search.tally(self.rule.each);
+        let share = failing_share(tally.sources as f64, (tally.sources + tally.answered) as f64);
+        if (tally.sources as f64) < needed || share < self.rule.share || tally.sources >= FLOOD_SOURCES {
+            return;
+        }
+        let targets = search.targets(self.rule.each);
+        if targets < TARGETS_MIN.max(kept / SOURCES_PER_TARGET) {
+            return;
+        }
         let stage = match search.told {
             None if now < tally.first + PATIENCE_SECS => {
                 self.pending.insert(ground);
@@ -298,7 +314,7 @@ impl Spread {
         };
         search.told = Some((window, tally.sources));
         self.told.insert(ground);
-        let finding = finding(&self.rule, ground, search, &tally, window, stage, needed);
+        let finding = finding(&self.rule, ground, search, (&tally, targets), window, stage, needed);
         findings.push(finding);
     }
 
@@ -338,7 +354,15 @@ const fn network_bits(address: Address) -> u8 {
     if address.as_v4().is_some() { 96 + 24 } else { 64 }
 }
 
-fn finding(rule: &SpreadRule, ground: Ground, search: &Search, tally: &Tally, window: u32, stage: Stage, needed: f64) -> Finding {
+fn finding(
+    rule: &SpreadRule,
+    ground: Ground,
+    search: &Search,
+    (tally, targets): (&Tally, usize),
+    window: u32,
+    stage: Stage,
+    needed: f64,
+) -> Finding {
     let (what, whom, subject) = match ground {
         Ground::Service(network, service) => {
             let service = service_name((service >> 16) as u8, service as u16);
@@ -352,7 +376,7 @@ fn finding(rule: &SpreadRule, ground: Ground, search: &Search, tally: &Tally, wi
         }
     };
     let (since, time) = (clock_face(Timestamp::from_secs(i64::from(tally.first))), span(search.last - tally.first + 1));
-    let (sources, targets, each) = (tally.sources, tally.targets, rule.each);
+    let (sources, each) = (tally.sources, rule.each);
     let usual = search.usual.round();
     let start = Timestamp::from_secs(i64::from(window));
     let end = start.plus(Duration::from_secs(u64::from(HOUR)));
