@@ -136,7 +136,7 @@ class Lab:
         self.shell("mirror_on")
         (self.work / "www").mkdir()
         (self.work / "www/firmware.img").write_bytes(os.urandom(2_000_000))
-        (self.work / "words").write_text("".join(f"guess{number}\n" for number in range(120)))
+        (self.work / "words").write_text("".join(f"guess{number}\n" for number in range(300)))
         self.start("b", ["python3", DEMO / "traffic.py", "serve", HOST_B], "modbus")
         self.start("b", ["python3", "-m", "http.server", "--bind", HOST_B, "--directory", self.work / "www", "8080"], "http")
         self.start("b", ["python3", HERE / "ftp.py", HOST_B, "21"], "ftp")
