@@ -105,7 +105,7 @@ fn list(rules: &RuleFile) -> String {
             entry.id,
             entry.title,
             common.severity,
-            forms(&common.variants)
+            if entry.public_id.is_empty() && !common.variants.is_empty() { "on".to_owned() } else { forms(&common.variants) }
         ));
         text.push_str(&wrap("", LIST_INDENT, &format!("{}; {}", numbers(rule), common.attack.join(" "))));
         if !entry.public_id.is_empty() {
@@ -176,7 +176,7 @@ fn explain(rules: &RuleFile, place: Option<&Path>, id: &str) -> anyhow::Result<S
     for (head, paragraph) in paragraphs {
         let head = match head {
             "restates" | "exact" | "runs" if ours => continue,
-            "fixed" if ours => "what it does",
+            "fixed" if ours => "does",
             head => head,
         };
         text.push_str(&wrap(head, EXPLAIN_INDENT, &paragraph));
