@@ -83,6 +83,12 @@ fn a_replay_tells_the_same_twice_shuffled_and_killed_midway() {
 
     assert_same("once more", &expected, &replay(&rules, &records));
 
+    // The rules that want order see nothing of a replay before its rows are sorted: such a replay is run again, and only streams are cut.
+    let all = rules;
+    let mut rules = all.clone();
+    let public: Vec<String> = CATALOGUE.iter().map(|entry| entry.id.to_owned()).filter(|id| id.starts_with("AZ-")).collect();
+    rules.keep_only(&public).expect("rules");
+    let public = replay(&rules, &records);
     let cuts = [1, records.len() / 3, records.len() / 2, records.len() - 1];
     let mut findings = Vec::new();
     let mut detection = Detection::new(&rules, Mode::Replay);
@@ -97,12 +103,12 @@ fn a_replay_tells_the_same_twice_shuffled_and_killed_midway() {
         detection.observe("", record);
     }
     detection.finish(&mut findings);
-    assert_same("killed and restored", &expected, &told(findings));
+    assert_same("killed and restored", &public, &told(findings));
 
     // Files of many interfaces come in any order; within the lateness of ten minutes, so do rows.
     let mut dice = Dice::new(11);
     records.sort_by_cached_key(|record| record.first().as_nanos() + dice.below(600_000_000_000) as i64);
-    assert_same("shuffled within the lateness", &expected, &replay(&rules, &records));
+    assert_same("shuffled within the lateness", &expected, &replay(&all, &records));
 }
 
 #[test]

@@ -193,7 +193,8 @@ fn exact_forms_answer_as_the_same_rules_in_sql() {
     let mut ours = answers(&findings);
     println!("{rows} rows");
     let mut failed = Vec::new();
-    for rule in CATALOGUE.iter().map(|entry| entry.id) {
+    // Those that restate a public rule.
+    for rule in CATALOGUE.iter().filter(|entry| !entry.public_id.is_empty()).map(|entry| entry.id) {
         let theirs = match rule {
             "AZ-08" => unusual_days(table.ask("series08"), 5.0),
             "AZ-10" => unusual_days(table.ask("series10"), 6.0),

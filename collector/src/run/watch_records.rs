@@ -213,8 +213,6 @@ impl Watch {
         let now = clock();
         self.look_around(vitals, now);
         self.detection.poll(now, &mut self.findings);
-        // Our own rules first, so that they speak for public ones that found the same in the same moment.
-        self.findings.sort_by_key(|finding| !finding.rule.id.starts_with("ND-"));
         for finding in self.findings.drain(..) {
             self.desk.take(&finding, now, &mut self.lines);
         }

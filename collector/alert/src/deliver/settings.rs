@@ -185,7 +185,7 @@ impl Default for OutputSettings {
             kind: Kind::File,
             format: Format::Ndjson,
             network_activity: false,
-            severity_min: Severity::Low,
+            severity_min: Severity::Informational,
             confidence_min: 0.0,
             classes: [Class::Detection, Class::Incident, Class::Storm, Class::Health].into(),
             states: [AlertState::Open, AlertState::Updated, AlertState::Closed].into(),
