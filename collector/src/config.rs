@@ -93,7 +93,7 @@ pub struct DetectSettings {
     /// looked at again. 5 to 3600.
     pub checkpoint_interval_secs: u64,
     /// On how many threads the detectors work, each on its share of the hosts. What they find does not depend on it. One is enough for
-    /// half a million records a second and more. 1 to 8.
+    /// some three hundred thousand records a second. 1 to 8.
     pub threads: usize,
 }
 
