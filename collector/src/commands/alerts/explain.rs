@@ -60,7 +60,8 @@ pub(super) fn explain(
     rules.set_variants(&[alert.variant]);
     rules.keep_only(std::slice::from_ref(&alert.rule)).map_err(anyhow::Error::msg)?;
     let history = rules.rules().find(|(entry, _)| entry.id == alert.rule).map_or(Duration::ZERO, |(_, rule)| rule.history());
-    let span = alert.window.start.minus(history)..alert.last.plus(Duration::from_nanos(1));
+    // Some rules keep whole seconds.
+    let span = alert.window.start.minus(history)..alert.last.plus(Duration::from_secs(1));
     let hosts: Vec<Address> = alert.source.or(alert.destination).into_iter().collect();
 
     let mut replay = Replay::new(alert, &rules, config, span.clone(), hosts)?;
