@@ -134,7 +134,8 @@ impl Line {
 fn alerts(directory: &Path) -> BTreeMap<String, Alert> {
     let told = file::read(&directory.join("alerts.ndjson")).unwrap();
     assert_eq!(told.unreadable, 0);
-    let timeless = |alert: Alert| Alert { detected: Timestamp::NONE, told: Timestamp::NONE, ..alert };
+    // So is it with whether a better rule had spoken before.
+    let timeless = |alert: Alert| Alert { detected: Timestamp::NONE, told: Timestamp::NONE, spoken_for: None, ..alert };
     told.alerts.into_iter().map(|alert| (alert.id.clone(), timeless(alert))).collect()
 }
 

@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(answer, Answer::Same);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let verdict =
-            "replay 26 records of its host from 2026-11-21 09:58:30 to 2026-11-21 10:00:25 give the same number: 26 hosts.";
+            "replay 26 records of its host from 2026-11-21 09:58:30 to 2026-11-21 10:00:26 give the same number: 26 hosts.";
         assert!(words.ends_with(verdict), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 
