@@ -128,6 +128,8 @@ impl Desk {
         (self.book, self.budget) = (book, budget);
         self.incidents = Incidents::from_saved(memory.incidents);
         self.conditions = Conditions::from_saved(memory.conditions);
+        let written: Vec<&Alert> = written.into_iter().collect();
+        self.incidents.recall(written.iter().copied());
         self.detected = written.into_iter().map(|alert| (alert.id.clone(), alert.detected)).collect();
         Ok(())
     }
@@ -135,6 +137,14 @@ impl Desk {
     /// The state of the sensors, for findings to come.
     pub const fn conditions(&mut self) -> &mut Conditions {
         &mut self.conditions
+    }
+
+    /// [Takes](Self::take) what was found in one moment: first what our own rules found, which may make other findings ones for the record.
+    pub fn take_all(&mut self, findings: &mut Vec<Finding>, now: Timestamp, out: &mut Vec<Alert>) {
+        findings.sort_by_key(|finding| better_than(finding.rule.id).is_some());
+        for finding in findings.drain(..) {
+            self.take(&finding, now, out);
+        }
     }
 
     /// Merges `finding` into its alert, and adds to `out` what is worth telling of it, of its incident and of the storm to which it belongs.

@@ -51,6 +51,8 @@ pub struct Incidents {
     by_actor: BTreeMap<Address, BTreeSet<String>>,
     by_victim: BTreeMap<Address, BTreeSet<String>>,
     incidents: BTreeMap<String, Incident>,
+    /// How far event time had come when they were last asked what is over.
+    reached: Timestamp,
     forgotten: u64,
 }
 
@@ -123,6 +125,7 @@ impl Told {
 pub(crate) struct Saved {
     traces: Vec<Trace>,
     incidents: Vec<Incident>,
+    reached: Timestamp,
 }
 
 impl Incidents {
@@ -139,7 +142,7 @@ impl Incidents {
         }
         let before = self.traces.get(&alert.id);
         let incident = before.and_then(|trace| trace.incident.clone());
-        let is_news = before.is_none_or(|trace| trace.alert.attack != alert.attack);
+        let is_news = before.is_none_or(|trace| trace.alert.attack != alert.attack || trace.alert.first > alert.first);
         // The evidence stays in the book.
         let evidence = Evidence { rows: Vec::new(), series: Vec::new(), ..alert.evidence.clone() };
         self.hold(Trace { alert: Alert { evidence, ..alert.clone() }, incident });
@@ -153,6 +156,7 @@ impl Incidents {
 
     /// Closes incidents whose members had no news for six hours of event time, and forgets traces that can link nothing any more.
     pub fn expire(&mut self, watermark: Timestamp, now: Timestamp, out: &mut Vec<Alert>) {
+        self.reached = self.reached.max(watermark);
         let over: Vec<String> = self
             .incidents
             .iter()
@@ -187,15 +191,30 @@ impl Incidents {
     }
 
     /// Takes over what an earlier run told: `lines`, alerts and incidents, one of each id.
-    pub fn restore(&mut self, lines: &[Alert]) {
-        let by_id: BTreeMap<&str, &Alert> = lines.iter().map(|line| (&*line.id, line)).collect();
-        for line in lines.iter().filter(|line| line.class == Class::Incident && line.is_open()) {
+    pub fn restore<'a>(&mut self, lines: impl IntoIterator<Item = &'a Alert>) {
+        self.take_over(lines, |_, line| line.is_open());
+    }
+
+    /// After [`from_saved`](Self::from_saved): of the `lines` that were told since, what is found once more keeps the name it had.
+    pub(crate) fn recall<'a>(&mut self, lines: impl IntoIterator<Item = &'a Alert>) {
+        let since = |incidents: &Self, line: &Alert| {
+            line.last.plus(REACH) > incidents.reached && line.incident.is_none() && !incidents.incidents.contains_key(&line.id)
+        };
+        self.take_over(lines, since);
+    }
+
+    fn take_over<'a>(&mut self, lines: impl IntoIterator<Item = &'a Alert>, wanted: impl Fn(&Self, &Alert) -> bool) {
+        let by_id: BTreeMap<&str, &Alert> = lines.into_iter().map(|line| (&*line.id, line)).collect();
+        for line in by_id.values().filter(|line| line.class == Class::Incident) {
+            if !wanted(self, line) {
+                continue;
+            }
             let members: BTreeSet<String> = line.members.iter().filter(|id| by_id.contains_key(&***id)).cloned().collect();
             for member in members.iter().filter_map(|id| by_id.get(&**id)) {
                 self.hold(Trace { alert: (*member).clone(), incident: Some(line.id.clone()) });
             }
             let told = Told::of(line, self.deeds(&members));
-            self.incidents.insert(line.id.clone(), Incident { line: line.clone(), members, told });
+            self.incidents.insert(line.id.clone(), Incident { line: (*line).clone(), members, told });
         }
     }
 
@@ -207,11 +226,15 @@ impl Incidents {
     }
 
     pub(crate) fn to_saved(&self) -> Saved {
-        Saved { traces: self.traces.values().cloned().collect(), incidents: self.incidents.values().cloned().collect() }
+        Saved {
+            traces: self.traces.values().cloned().collect(),
+            incidents: self.incidents.values().cloned().collect(),
+            reached: self.reached,
+        }
     }
 
     pub(crate) fn from_saved(saved: Saved) -> Self {
-        let mut incidents = Self::default();
+        let mut incidents = Self { reached: saved.reached, ..Self::default() };
         saved.traces.into_iter().for_each(|trace| incidents.hold(trace));
         incidents.incidents = saved.incidents.into_iter().map(|incident| (incident.line.id.clone(), incident)).collect();
         incidents
@@ -355,9 +378,9 @@ impl Incidents {
         self.incidents.insert(id, Incident { line, members, told });
     }
 
-    /// The id of a new incident: of the alert that began it.
+    /// The id of a new incident: of the alert that began it, as far as is known. It keeps it whatever comes to light.
     fn id_of(&self, members: &BTreeSet<String>) -> String {
-        let first = members.iter().filter_map(|id| self.traces.get(id)).min_by_key(|trace| (trace.alert.first, &trace.alert.id));
+        let first = self.in_order(members).into_iter().next();
         let (subject, start) = first.map(|trace| (trace.alert.id.clone(), trace.alert.window.start)).unwrap_or_default();
         id(RULE, Variant::Fixed, &subject, start)
     }
@@ -375,10 +398,10 @@ impl Incidents {
         incident.line = line;
     }
 
-    /// The traces `members` in the order in which they began.
+    /// The traces `members` in the order in which they began; of those that began together, looking comes before acting.
     fn in_order(&self, members: &BTreeSet<String>) -> Vec<&Trace> {
         let mut traces: Vec<&Trace> = members.iter().filter_map(|id| self.traces.get(id)).collect();
-        traces.sort_by_key(|trace| (trace.alert.first, &trace.alert.id));
+        traces.sort_by_cached_key(|trace| (trace.alert.first, trace.stage(), trace.alert.id.clone()));
         traces
     }
 
@@ -402,7 +425,6 @@ impl Incidents {
         let tactics = attack::tactics_of(&attack);
         let worst = traces.iter().map(|trace| trace.alert.severity).max()?;
         let last = traces.iter().map(|trace| trace.alert.last).max()?;
-        let start = before.map_or(first.alert.window.start, |before| before.window.start);
         Some(Alert {
             id: id.to_owned(),
             class: Class::Incident,
@@ -411,7 +433,7 @@ impl Incidents {
             title: "Incident".to_owned(),
             severity: severity(worst, &traces),
             state: before.map_or(AlertState::Open, |before| before.state),
-            subject: before.map_or_else(|| principal(first), |before| before.subject.clone()),
+            subject: principal(first),
             source: first.actor(),
             destination: None,
             first: first.alert.first,
@@ -422,7 +444,7 @@ impl Incidents {
             advice: "Look at its hosts together, in the order of the story; `alerts explain` shows the evidence of each alert."
                 .to_owned(),
             score: tactics.len() as f64 / 2.0,
-            window: AlertWindow { start, secs: (REACH / 2).as_secs() },
+            window: AlertWindow { start: first.alert.window.start, secs: (REACH / 2).as_secs() },
             windows: 1,
             reopened: 0,
             evidence: Evidence {

@@ -213,9 +213,7 @@ impl Watch {
         let now = clock();
         self.look_around(vitals, now);
         self.detection.poll(now, &mut self.findings);
-        for finding in self.findings.drain(..) {
-            self.desk.take(&finding, now, &mut self.lines);
-        }
+        self.desk.take_all(&mut self.findings, now, &mut self.lines);
         self.desk.expire(self.detection.watermark(), now, &mut self.lines);
         self.leave_out_what_is_written();
         for line in self.lines.iter().filter(|line| !line.is_quiet()) {

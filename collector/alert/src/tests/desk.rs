@@ -230,6 +230,11 @@ fn a_public_rule_that_says_what_a_better_one_has_said_is_for_the_record() {
     let mut desk = new_desk(50);
     let lines = told(&mut desk, &[better(0, [10, 0, 0, 8]), public.clone(), better(0, scanner)], 1);
     assert_eq!(outline(&lines), ["ND-02 open", "AZ-01 open", "ND-02 open"]);
+    // Found in one moment, the better one has the word.
+    let mut desk = new_desk(50);
+    let (mut both, mut lines) = (vec![public.clone(), better(0, scanner)], Vec::new());
+    desk.take_all(&mut both, secs(1), &mut lines);
+    assert_eq!(outline(&lines), ["ND-02 open", "AZ-01 open quietly"]);
     // When the better one is over, it speaks again.
     let later = Finding { subject: public.subject.clone(), ..finding(600, Stage::Crossed, 9) };
     assert!(outline(&told(&mut desk, &[], 500)).contains(&"ND-02 closed".to_owned()));

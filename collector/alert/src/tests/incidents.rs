@@ -118,10 +118,54 @@ fn two_incidents_become_the_older_one_when_something_joins_them() {
     let absorbed = lines.iter().find(|line| line.state == AlertState::Closed).unwrap();
     assert_eq!(absorbed.incident.as_ref(), Some(&open[0].id));
     assert!(absorbed.sentence.ends_with(&format!("It is part of incident {} now.", open[0].id)));
-    // In whatever order they come, it is the same.
-    let mut turned = findings.clone();
-    turned.reverse();
-    assert_eq!(at_the_end(&turned)[0].sentence, open[0].sentence);
+}
+
+#[test]
+fn in_whatever_order_alerts_come_their_incident_is_the_same_but_for_its_name() {
+    // The scan and the guesses begin in the same second: looking comes first.
+    let mut guesses = other("ND-17", "T1110", "10.0.0.9", Some("10.0.0.5"), 120);
+    guesses.window.end = secs(900);
+    let [scan, _, sent] = intrusion().try_into().unwrap();
+    let taken = other("ND-13", "T1021.004", "10.0.0.5", Some("10.0.0.7"), 120);
+    let findings = [scan, guesses, sent, taken];
+    let timeless = |mut found: Vec<Alert>| {
+        for line in &mut found {
+            (line.id, line.state, line.detected, line.told) = (String::new(), AlertState::Open, Timestamp::NONE, Timestamp::NONE);
+        }
+        found
+    };
+    let expected = timeless(at_the_end(&findings));
+    assert_eq!((expected.len(), expected[0].subject.as_str(), expected[0].members.len()), (1, "10.0.0.9", 4));
+    for order in 0..24 {
+        // The order of this number in the factorial number system.
+        let mut left: Vec<&Finding> = findings.iter().collect();
+        let turned: Vec<Finding> =
+            [order / 6, order / 2 % 3, order % 2, 0].into_iter().map(|place| left.remove(place).clone()).collect();
+        assert_eq!(timeless(at_the_end(&turned)), expected, "order {order}");
+    }
+}
+
+#[test]
+fn an_incident_told_after_the_last_checkpoint_keeps_its_name_when_it_is_found_again() {
+    let findings = intrusion();
+    let mut desk = Desk::new(&RuleFile::default(), 1_000, 50);
+    let checkpoint = desk.snapshot().unwrap();
+    let mut written = Vec::new();
+    findings.iter().for_each(|finding| desk.take(finding, finding.last, &mut written));
+    let name = |lines: &[Alert]| lines.iter().find(|line| line.class == Class::Incident).unwrap().id.clone();
+    // Found again the other way round, it would be named after what came last.
+    let again = |written: &[Alert]| {
+        let mut desk = Desk::new(&RuleFile::default(), 1_000, 50);
+        desk.resume(&checkpoint, written).unwrap();
+        let mut out = Vec::new();
+        findings.iter().rev().for_each(|finding| desk.take(finding, finding.last, &mut out));
+        assert_eq!(desk.incident_count(), 1);
+        desk.expire(secs(90_000), secs(90_000), &mut out);
+        assert_eq!(desk.incident_count(), 0);
+        out
+    };
+    assert_ne!(name(&again(&[])), name(&written));
+    assert_eq!(name(&again(&written)), name(&written));
 }
 
 #[test]
