@@ -135,7 +135,8 @@ impl Incidents {
         let takes_part = alert.class == Class::Detection
             && alert.variant == Variant::Fixed
             && alert.severity > Severity::Informational
-            && !alert.is_quiet()
+            && alert.muted.is_none()
+            && alert.storm.is_none()
             && !alert.attack.is_empty();
         if !takes_part {
             return self.of(&alert.id).cloned();

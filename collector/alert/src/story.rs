@@ -16,8 +16,8 @@ const MOMENT: Duration = Duration::from_secs(60);
 
 /// `10.0.0.9 scanned 254 hosts at 10:02, guessed passwords on 10.0.0.5 from 10:10; 10.0.0.5 sent 812 MB to 203.0.113.9 from 10:40 (UTC).`
 ///
-/// `alerts` come in the order in which they began. What a host did to the same end and the same host is told once, by the alert with the
-/// highest score.
+/// `alerts` come in the order in which they began. What a host did to the same end and the same host is told once, by the
+/// [strongest](is_stronger) alert.
 pub fn tell(alerts: &[&Alert]) -> String {
     let deeds = deeds(alerts);
     let several_days = days(alerts) > 1;
@@ -48,12 +48,22 @@ pub(crate) fn deeds<'a>(alerts: &[&'a Alert]) -> Vec<(&'a Alert, Timestamp)> {
     for &alert in alerts {
         let same = |other: &Alert| end(other) == end(alert) && other.source == alert.source && is_same_victim(other, alert);
         match deeds.iter_mut().find(|(other, _)| same(other)) {
-            Some((strongest, _)) if strongest.score < alert.score => *strongest = alert,
+            Some((strongest, _)) if is_stronger(alert, strongest) => *strongest = alert,
             Some(_) => {}
             None => deeds.push((alert, alert.first)),
         }
     }
     deeds
+}
+
+/// Of two that count the same, the one that counts more; else the one with the higher score.
+fn is_stronger(alert: &Alert, than: &Alert) -> bool {
+    if unit(alert) == unit(than) { alert.evidence.value > than.evidence.value } else { alert.score > than.score }
+}
+
+/// What it counts: `ports`, of whatever kind.
+fn unit(alert: &Alert) -> &str {
+    alert.evidence.unit.trim_start_matches("failed ")
 }
 
 /// What the deed is for: the first tactic of its first technique that is known.
@@ -71,7 +81,7 @@ fn deed_of(alert: &Alert) -> String {
     let on = |one: &str, many: &str| alert.destination.map_or_else(|| many.to_owned(), |host| format!("{one} {host}"));
     match end(alert) {
         Some(Tactic::Reconnaissance | Tactic::Discovery) => {
-            let unit = alert.evidence.unit.trim_start_matches("failed ");
+            let unit = unit(alert);
             match (unit, alert.destination) {
                 ("ports" | "targets", Some(host)) => format!("scanned {} ports of {host}", alert.evidence.value),
                 ("hosts" | "ports" | "targets", _) => format!("scanned {} {unit}", alert.evidence.value),
