@@ -24,7 +24,7 @@ use crate::store;
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The same number, or there is nothing to replay.
+    /// The same number, a higher one of an alert that is open and will be told again, or there is nothing to replay.
     Same,
     /// Another number.
     Differs,
@@ -77,7 +77,7 @@ pub(super) fn explain(
     }
     text.push('\n');
     text.push_str(&wrap("replay", INDENT, &replay.verdict()));
-    if replay.is_same() {
+    if replay.is_same() || replay.has_grown() {
         return Ok((text, Answer::Same));
     }
     for reason in replay.reasons(is_changed, history) {
@@ -174,6 +174,13 @@ impl<'a> Replay<'a> {
         self.best.as_ref().is_some_and(|best| is_same(best.evidence.value, self.alert))
     }
 
+    /// Whether it goes on: it has come to more since it was last told, and what it has come to is still to be told.
+    fn has_grown(&self) -> bool {
+        let more =
+            |best: &Finding| best.window.start >= self.alert.window.start && best.evidence.value > self.alert.evidence.value;
+        self.alert.is_open() && self.best.as_ref().is_some_and(more)
+    }
+
     fn verdict(&self) -> String {
         let evidence = &self.alert.evidence;
         let of = if self.hosts.is_empty() { "records" } else { "records of its host" };
@@ -182,6 +189,12 @@ impl<'a> Replay<'a> {
             Some(best) if self.is_same() => {
                 format!("{from} give the same number: {} {}.", number(best.evidence.value), evidence.unit)
             }
+            Some(best) if self.has_grown() => format!(
+                "{from} give {} {} by now: it is open, and stood at {} when it was last told.",
+                number(best.evidence.value),
+                best.evidence.unit,
+                number(evidence.value)
+            ),
             Some(best) => format!(
                 "{from} give {} {}; the alert says {}.",
                 number(best.evidence.value),
@@ -247,6 +260,7 @@ mod tests {
     use spanwatch_common::wire::Batch;
 
     use super::*;
+    use crate::alert::AlertState;
     use crate::commands::replay::{self, Keep};
     use crate::store::Store;
 
@@ -303,11 +317,18 @@ mod tests {
         assert!(words.ends_with(verdict), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 
-        let more = Alert {
-            evidence: crate::detect::finding::Evidence { value: 27.0, ..alerts[0].evidence.clone() },
+        let of = |value: f64, state| Alert {
+            evidence: crate::detect::finding::Evidence { value, ..alerts[0].evidence.clone() },
+            state,
             ..alerts[0].clone()
         };
-        let (text, answer) = explain(&more, rules("[AZ-01]\nthreshold_hosts = 9\n"));
+        let (text, answer) = explain(&of(20.0, AlertState::Updated), RuleFile::default());
+        assert_eq!(answer, Answer::Same);
+        assert!(
+            text.split_whitespace().collect::<Vec<_>>().join(" ").contains("give 26 hosts by now: it is open, and stood at 20")
+        );
+        assert_eq!(explain(&of(20.0, AlertState::Closed), RuleFile::default()).1, Answer::Differs);
+        let (text, answer) = explain(&of(27.0, AlertState::Closed), rules("[AZ-01]\nthreshold_hosts = 9\n"));
         assert_eq!(answer, Answer::Differs);
         for said in [
             "give 26 hosts; the alert says 27.",

@@ -44,6 +44,9 @@ pub(super) struct Told {
     pub(super) value: f64,
     /// Targets that may come before it can have doubled.
     patience: u32,
+    /// What it came to was told since the last target.
+    #[serde(skip)]
+    pub(super) has_rested: bool,
     rows: Vec<Sighting>,
 }
 
@@ -61,6 +64,11 @@ impl Told {
     /// Whether it is over at `now`.
     pub(super) const fn is_over(&self, now: u32) -> bool {
         now > self.last.saturating_add(self.window_secs() * 2)
+    }
+
+    /// Whether it pauses at `now`, and what it came to was not told yet.
+    pub(super) const fn rests(&self, now: u32) -> bool {
+        !self.has_rested && now > self.last.saturating_add(self.window_secs() / 6)
     }
 
     /// Whether one of ND-01 to ND-03 tells it.
@@ -149,7 +157,20 @@ impl Case {
             self.rows.retain(|row| !belongs(row));
         }
         let window = at - at % window_secs(scale);
-        self.told.push(Told { kind, shape, scope, threshold, scale, since, last: at, window, value: 0.0, patience: 0, rows });
+        self.told.push(Told {
+            kind,
+            shape,
+            scope,
+            threshold,
+            scale,
+            since,
+            last: at,
+            window,
+            value: 0.0,
+            patience: 0,
+            has_rested: false,
+            rows,
+        });
         let last = self.told.len() - 1;
         &mut self.told[last]
     }

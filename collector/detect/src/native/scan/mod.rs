@@ -78,6 +78,8 @@ pub(crate) struct Scans {
     /// Sources of which something was told that is not over.
     told: BTreeSet<u128>,
     closed: u32,
+    /// When those that rest were last told. Not worth saving.
+    rested: u32,
     forgotten: u32,
     state: State,
 }
@@ -91,6 +93,7 @@ impl Scans {
             known: Known::new(family.keys_max / 2),
             told: BTreeSet::new(),
             closed: 0,
+            rested: 0,
             forgotten: 0,
             state,
             family,
@@ -188,6 +191,18 @@ impl Scans {
         }
     }
 
+    /// Says what those have come to that pause at `now`: nobody should have to wait for the end to learn it.
+    fn rest_all(&mut self, now: u32, findings: &mut Vec<Finding>) {
+        for &key in &self.told {
+            if let Some(source) = self.table.get_mut(key) {
+                let told = source.case.as_deref().map_or(&[][..], |case| &case.told);
+                for place in (0..told.len()).filter(|&place| told[place].rests(now)).collect::<Vec<_>>() {
+                    sum_up(&self.family, key, source, place, findings);
+                }
+            }
+        }
+    }
+
     fn account(&mut self) {
         self.state.keys = self.table.len();
         self.state.bytes = self.table.octets() + self.known.octets();
@@ -250,6 +265,19 @@ fn close(family: &Family, key: u128, source: &mut Source, now: u32, open: &mut B
     }
 }
 
+/// Tells what was told at `place` once more if it has come to more meanwhile.
+fn sum_up(family: &Family, key: u128, source: &mut Source, place: usize, findings: &mut Vec<Finding>) {
+    let Some(told) = source.case.as_ref().and_then(|case| case.told.get(place)).cloned() else { return };
+    let value = value(source, &told);
+    let Some(kept) = source.case.as_mut().and_then(|case| case.told.get_mut(place)) else { return };
+    kept.has_rested = true;
+    if value > kept.value {
+        (kept.window, kept.value) = (kept.window_of(kept.last), value);
+        let told = kept.clone();
+        findings.extend(tell::finding(family, key, source, &told, Stage::Closed, value));
+    }
+}
+
 /// The networks under which a failure of `source` counts as well, for those that change their address. Inside, a network of IPv4 has as
 /// many hosts as addresses, and each may stray a little.
 const fn networks(source: Address, external: bool) -> &'static [u8] {
@@ -282,6 +310,7 @@ fn grow(family: &Family, key: u128, source: &mut Source, place: usize, noted: No
     let Some(told) = source.case.as_mut().and_then(|case| case.told.get_mut(place)) else { return };
     if noted != Noted::Habit {
         told.last = told.last.max(source.last);
+        told.has_rested = false;
     }
     if noted == Noted::Passed {
         return;
@@ -330,6 +359,11 @@ impl Detector for Scans {
             self.closed = now;
             self.close_all(now - now % CLOSE_EVERY, findings);
             self.account();
+        }
+        let soon = secs(newest.as_nanos());
+        if soon / CLOSE_EVERY > self.rested / CLOSE_EVERY {
+            self.rested = soon;
+            self.rest_all(soon, findings);
         }
         if now / FORGET_EVERY > self.forgotten / FORGET_EVERY {
             self.forgotten = now;

@@ -108,6 +108,26 @@ fn a_fast_scan_is_told_with_the_record_of_the_twenty_fifth_failure() {
 }
 
 #[test]
+fn what_a_scan_has_come_to_is_told_when_it_pauses_for_ten_seconds() {
+    let mut detection = Detection::new(&rules(), Mode::Stream);
+    let mut found = Vec::new();
+    // 40 within 4 s, 8 more a little later; beside them somebody who keeps time going.
+    let scan = ports("10.0.0.9", 48, 0.1).into_iter().enumerate();
+    let scan = scan.map(|(i, record)| {
+        knock("10.0.0.9", "10.0.1.1", TCP, record.destination_port, i as f64 / 10.0 + if i < 40 { 0.0 } else { 20.0 })
+    });
+    let clock = (0..100).map(|i| talk("10.0.0.1", "10.0.0.2", TCP, 443, f64::from(i), 900));
+    let mut records: Vec<FlowRecord> = scan.chain(clock).collect();
+    records.sort_by_key(|record| record.start[FORWARD]);
+    for record in records {
+        detection.observe("tap", &record);
+        detection.poll(record.start[FORWARD], &mut found);
+    }
+    let told: Vec<(Stage, f64)> = found.iter().map(|finding| (finding.stage, finding.evidence.value)).collect();
+    assert_eq!(told, [(Stage::Crossed, 25.0), (Stage::Closed, 40.0), (Stage::Closed, 48.0)]);
+}
+
+#[test]
 fn slow_scans_are_told_within_a_day() {
     let first = |rule: &str, records: &[FlowRecord]| {
         let findings = findings(records, Roles::default());
