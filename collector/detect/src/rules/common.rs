@@ -166,6 +166,11 @@ impl Exclude {
             || self.destinations.iter().any(|prefix| prefix.contains(destination))
             || self.ports.iter().any(|range| range.contains(port))
     }
+
+    /// Whether `host` is left out, at whichever end: for what a host does in all.
+    pub fn covers_host(&self, host: Address) -> bool {
+        self.sources.iter().chain(&self.destinations).any(|prefix| prefix.contains(host))
+    }
 }
 
 /// Ports from first to last, both included.
