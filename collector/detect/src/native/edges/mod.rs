@@ -36,6 +36,7 @@ pub(crate) use services::Services;
 pub(crate) use silence::Silence;
 
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, Window};
+use crate::native::span;
 use crate::row::{Contact, Outcome, Row};
 use crate::sites::FlowClass;
 
@@ -258,16 +259,6 @@ pub(crate) fn graver(card: &RuleCard, severity: Severity, techniques: &[&str]) -
         }
     }
     Arc::new(card)
-}
-
-/// `45 s`, `12 min`, `3 h`, `14 days`.
-pub(crate) fn span(span: Duration) -> String {
-    match span.as_secs() {
-        secs @ 0..120 => format!("{secs} s"),
-        secs @ 120..7_200 => format!("{} min", secs / 60),
-        secs @ 7_200..172_800 => format!("{} h", secs / 3_600),
-        secs => format!("{} days", secs / DAY_SECS),
-    }
 }
 
 /// The first three of `things`, and how many more there are.

@@ -19,12 +19,13 @@ use super::known::Known;
 use super::limits::failing_share;
 use super::reading::{Reading, read, waits};
 use super::sample::{mixed, secs};
-use super::tell::span;
+use super::tell::long;
 use crate::facts::{Facts, Interest};
 use crate::finding::{
     EVIDENCE_ROWS_MAX, Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2, service_name,
 };
 use crate::hash::Map;
+use crate::native::span;
 use crate::row::Row;
 use crate::rules::Exclude;
 use crate::snapshot::{Names, RestoreError, pack, unpack};
@@ -375,11 +376,11 @@ fn finding(
             (format!("ports of {host}"), host.to_string(), Subject { destination: Some(host), ..Subject::default() })
         }
     };
-    let (since, time) = (clock_face(Timestamp::from_secs(i64::from(tally.first))), span(search.last - tally.first + 1));
+    let (since, time) = (clock_face(Timestamp::from_secs(i64::from(tally.first))), span(long(search.last - tally.first + 1)));
     let (sources, each) = (tally.sources, rule.each);
     let usual = search.usual.round();
     let start = Timestamp::from_secs(i64::from(window));
-    let end = start.plus(Duration::from_secs(u64::from(HOUR)));
+    let end = start.plus(long(HOUR));
     let within = |secs: u32| Timestamp::from_secs(i64::from(secs)).max(start).min(end.minus(Duration::from_nanos(1)));
     let mut hosts: Vec<Address> = search.rows.iter().map(|row| row.destination).collect();
     let mut services: Vec<u32> = search.rows.iter().map(|row| u32::from(row.protocol) << 16 | u32::from(row.port)).collect();
