@@ -60,8 +60,7 @@ pub(super) fn finding(family: &Family, key: u128, source: &Source, told: &Told, 
     let start = Timestamp::from_secs(i64::from(told.window));
     let window = Window { start, end: start.plus(long(told.window_secs())) };
     // A second that has begun, and within the window.
-    let within =
-        |secs: u32| Timestamp::from_secs(i64::from(secs)).max(window.start).min(window.end.minus(Duration::from_nanos(1)));
+    let within = |secs: u32| window.nearest(Timestamp::from_secs(i64::from(secs)));
     Some(Finding {
         sentence: story.sentence(told, &names, &hosts),
         advice: advice(source, told, &story.who),
@@ -221,7 +220,8 @@ pub(super) fn long(secs: u32) -> Duration {
     Duration::from_secs(u64::from(secs))
 }
 
-fn named(service: u32) -> String {
+/// The name of a service as a number: protocol · 65536 + port.
+pub(super) fn named(service: u32) -> String {
     service_name((service >> 16) as u8, service as u16)
 }
 
