@@ -329,8 +329,9 @@ impl<C: Counting> Detector for Counter<C> {
                 more > 0
             }
         };
+        let is_news = changed || noted > 0 || !tally.told && tally.count() >= tally.tell_at;
         // What is told only once a window is complete, or never alone, waits for its end.
-        if (changed || noted > 0) && self.windows.mode() == Mode::Stream && self.counting.tells(1) {
+        if is_news && self.windows.mode() == Mode::Stream && self.counting.tells(1) {
             self.tell_early(start, &key, findings);
         }
     }

@@ -6,9 +6,13 @@
 //! | what | TCP to ports below 10000 | TCP, UDP, SCTP; for AZ-01 also ping; every port |
 //! | counts | every record, but the tail of a flow | contacts that came to nothing ([`Contact::Probe`]) |
 //!
+//! The fixed AZ-01 fires when it is many hosts on one service, or very many in all: the peers of a file sharer are each gone from another
+//! port.
+//!
 //! Innocent things that look alike: vulnerability scanners, monitoring of many dead hosts, load balancers that probe by connecting
 //! and hanging up. An ACK-only scan is not counted: its records look like connections that began before the sensor did.
 
+use serde::{Deserialize, Serialize};
 use spanwatch_common::flow::protocol;
 use spanwatch_common::net::Address;
 
@@ -24,6 +28,10 @@ use crate::sites::FlowClass;
 const EXACT_PORT_END: u16 = 10_000;
 /// A sentence names services up to so many.
 const NAMED_MAX: usize = 5;
+/// Services of a source whose hosts are told apart.
+const SERVICES_MAX: usize = 16;
+/// Where no service has enough hosts, it takes so many times as many in all.
+const SCATTERED_FACTOR: u64 = 4;
 
 /// Whether the public rules AZ-01 and AZ-02 look at a row.
 fn is_private_tcp(row: &Row) -> bool {
@@ -96,7 +104,7 @@ impl Horizontal {
 }
 
 impl Counting for Horizontal {
-    type More = ();
+    type More = Knocks;
     const UNIT: &'static str = "hosts";
     const NAMES_SERVICES: bool = true;
     const NAMES_HOSTS: bool = true;
@@ -116,21 +124,73 @@ impl Counting for Horizontal {
         counts.then(|| (Key::of_source(row), Count::Distinct(row.destination.0)))
     }
 
+    fn note(&self, row: &Row, knocks: &mut Knocks) -> u64 {
+        if self.variant == Variant::Fixed {
+            knocks.insert(service(row) as u32, row.destination, self.threshold);
+        }
+        0
+    }
+
+    fn size(knocks: &Knocks) -> usize {
+        knocks.0.capacity() * size_of::<(u32, u64)>()
+    }
+
     fn limit(&self, _key: &Key) -> Limit {
         Limit::Above(self.threshold)
+    }
+
+    fn confirms(&self, _key: &Key, tally: &Tally<Knocks>) -> bool {
+        match self.variant {
+            Variant::Exact => true,
+            Variant::Fixed => {
+                tally.count() > SCATTERED_FACTOR * self.threshold || tally.more.hosts_of_one_service() > self.threshold
+            }
+        }
     }
 
     fn subject(&self, key: &Key) -> Subject {
         Subject::host(key.source())
     }
 
-    fn sentence(&self, key: &Key, _tally: &Tally<()>, told: &Told<'_>) -> String {
+    fn sentence(&self, key: &Key, _tally: &Tally<Knocks>, told: &Told<'_>) -> String {
         let (source, Told { count, within, services }) = (Address(key.source), told);
         let outcome = outcome(self.variant);
         if services.len() > NAMED_MAX {
             return format!("{source} tried {count} hosts on more than {NAMED_MAX} services {within}, {outcome}");
         }
         format!("{source} tried {count} hosts on {} {within}, {outcome}", services.join(", "))
+    }
+}
+
+/// Hosts by service, of the services with the smallest numbers: whatever the order in which they come, the same are kept.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Knocks(Vec<(u32, u64)>);
+
+impl Knocks {
+    /// A host was tried on `service`; more than `enough` of one service need not be kept.
+    fn insert(&mut self, service: u32, host: Address, enough: u64) {
+        let knock = (service, host.0 as u64 ^ (host.0 >> 64) as u64);
+        let Err(place) = self.0.binary_search(&knock) else { return };
+        let of_service = |service: u32| self.0.iter().filter(|known| known.0 == service).count();
+        match of_service(service) {
+            0 if self.services() >= SERVICES_MAX => match self.0.last().map(|last| last.0) {
+                Some(largest) if service < largest => {
+                    self.0.truncate(self.0.len() - of_service(largest));
+                    self.0.insert(place, knock);
+                }
+                _ => {}
+            },
+            known if known as u64 > enough => {}
+            _ => self.0.insert(place, knock),
+        }
+    }
+
+    fn services(&self) -> usize {
+        self.0.chunk_by(|one, next| one.0 == next.0).count()
+    }
+
+    fn hosts_of_one_service(&self) -> u64 {
+        self.0.chunk_by(|one, next| one.0 == next.0).map(|hosts| hosts.len() as u64).max().unwrap_or(0)
     }
 }
 

@@ -5,11 +5,12 @@
 //! | AZ-07 | source × 5 min, rows that failed | failed connections, each once |
 //! | AZ-09 | port, protocol, direction, action of the watch list × 10 min, rows | per source, connections, each once |
 //! | AZ-14 | public IPv4 source, RDP × 5 min, failures that policy did not cause | source and destination, connections of any outcome |
-//! | AZ-22 | source, destination, protocol × 1 h, denied rows, if two such triples were denied | connections denied or reset |
+//! | AZ-22 | source, destination, protocol × 1 h, denied rows, if two such triples were denied | connections denied, ports that reset |
 //! | AZ-24 | source, destination × 1 h, rows with an indicator | but for knocks from outside that came to nothing |
 //!
 //! A connection shows in several rows: a sensor tells beginning, slices and end, and Azure logs it at both network interfaces.
-//! Fixed forms count it once, by addresses, ports and protocol. A row of Traffic Analytics stands for several connections and says
+//! Fixed forms count it once, by addresses, ports and protocol. A port that answers with a reset is closed, or its service is down, and
+//! that is one fact however often somebody tries: the fixed AZ-22 counts it once. A row of Traffic Analytics stands for several connections and says
 //! how many.
 
 use std::sync::Arc;
@@ -217,8 +218,12 @@ impl Counting for Denials {
         match self.variant {
             Variant::Exact => (row.action == Action::Deny).then(|| (key(), Count::Sum(1))),
             Variant::Fixed => {
-                let refused = matches!(row.outcome, Outcome::Denied | Outcome::Reset);
-                (refused && is_countable(row, &self.exclude)).then(|| (key(), connections(row)))
+                let refused = match row.outcome {
+                    Outcome::Denied => connections(row),
+                    Outcome::Reset => Count::Distinct(u128::from(row.port)),
+                    _ => return None,
+                };
+                is_countable(row, &self.exclude).then(|| (key(), refused))
             }
         }
     }

@@ -90,6 +90,18 @@ fn seven_hosts_are_a_scan_and_six_are_not() {
 }
 
 #[test]
+fn peers_that_are_each_gone_from_another_port_are_no_sweep_unless_they_are_many() {
+    let try_at = |host: u16, port: u16| knock("10.0.0.9", &format!("10.0.1.{host}"), UDP, 20_000 + port, f64::from(host));
+    let peers = |hosts: u16| (1..=hosts).map(|host| try_at(host, host)).collect::<Vec<_>>();
+    assert_eq!(found(&peers(24)), Vec::<String>::new(), "four times six");
+    assert_eq!(found(&peers(25)), ["AZ-01 fixed 10.0.0.9 25"]);
+    // Seven hosts on one service are a sweep, whatever else is tried.
+    let with = |hosts: u16| peers(10).into_iter().chain((11..11 + hosts).map(|host| try_at(host, 5))).collect::<Vec<_>>();
+    assert_eq!(found(&with(5)), Vec::<String>::new(), "with the peer that was there");
+    assert_eq!(found(&with(6)), ["AZ-01 fixed 10.0.0.9 16"]);
+}
+
+#[test]
 fn four_ports_are_a_scan_and_three_are_not() {
     let scan = |ports: u16| (1..=ports).map(|port| knock("10.0.0.9", "10.0.1.1", TCP, port, 1.0)).collect::<Vec<_>>();
     assert_eq!(found(&scan(3)), Vec::<String>::new());

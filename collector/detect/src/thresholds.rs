@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use spanwatch_common::cloud::{Action, Cloud, CloudContext, Direction, Origin};
-use spanwatch_common::flow::{FlowRecord, protocol};
+use spanwatch_common::flow::{FlowRecord, protocol, tcp};
 
 use super::tests::{at, knock, replay, rules, talk};
 use super::*;
@@ -189,6 +189,16 @@ fn az_22_exact_wants_two_triples_and_fixed_wants_many_denials() {
     let many = |n: usize| apart((0..n).map(|_| denied("192.0.2.9", "10.0.0.2", 22, 1.0)).collect());
     assert_eq!(say("AZ-22", "fixed", "", &many(49)), NOTHING);
     assert_eq!(say("AZ-22", "fixed", "", &many(50)), ["192.0.2.9 > 10.0.0.2 TCP 50 at 0"]);
+    let refused = |port: u16| FlowRecord {
+        start: [at(1.0); 2],
+        tcp_flags: [tcp::SYN, tcp::RST | tcp::ACK],
+        ..knock("10.0.0.9", "10.0.0.2", TCP, port, 1.0)
+    };
+    let down = apart((0..400).map(|_| refused(8_080)).collect());
+    assert_eq!(say("AZ-22", "fixed", "", &down), NOTHING, "a service that is down refuses everybody");
+    let closed = |ports: u16| apart((1..=ports).map(refused).collect());
+    assert_eq!(say("AZ-22", "fixed", "", &closed(49)), NOTHING);
+    assert_eq!(say("AZ-22", "fixed", "", &closed(50)), ["10.0.0.9 > 10.0.0.2 TCP 50 at 0"]);
 }
 
 #[test]

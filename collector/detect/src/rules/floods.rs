@@ -202,7 +202,7 @@ native_settings! {
         keys_max: 16_384,
     }
     /// Fires above this many TCP connections per second to one port of a host.
-    threshold_connections: f64 = 1_000.0,
+    threshold_connections: f64 = 500.0,
     /// Fires above this many UDP flows per second to a host that are not answered.
     threshold_datagram_flows: f64 = 2_000.0,
     /// Fires above this many datagrams per second from many sources to a host that hardly answers.

@@ -22,7 +22,8 @@ pub const AZ_01: Entry = Entry {
     exact: "Per source and minute, different destinations of TCP rows to ports below 10000 between private IPv4 addresses, \
             answered or not. Blind to public sources, UDP, high ports and IPv6; a browser of internal sites looks like a scan.",
     fixed: "Counts only contacts that came to nothing (no answer, refused, denied, or hung up on without a word), of any address, \
-            port and family: TCP, UDP, SCTP and ping.",
+            port and family: TCP, UDP, SCTP and ping. Fires if so many hosts were tried on one service, or four times as many in all: \
+            the peers of a file sharer are each gone from another port.",
     innocent: "A vulnerability scanner, monitoring of many dead hosts, a load balancer that probes its members by connecting and \
                hanging up.",
 };

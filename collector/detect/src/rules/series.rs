@@ -320,8 +320,8 @@ settings! {
     sources_max: u64 = 9,
     /// Days looked back, the one that ends included.
     look_back_days: u64 = 14,
-    /// The fixed form judges from so many days on, the judged one included.
-    days_min: u64 = 4,
+    /// The fixed form judges from so many days on, the judged one included. In fewer than eight it knows no weekends.
+    days_min: u64 = 8,
     /// The fixed form fires from so many times the expected volume on.
     ratio_min: f64 = 2.0,
     /// From which score on a detected period is a season.

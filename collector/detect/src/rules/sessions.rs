@@ -160,7 +160,8 @@ pub const AZ_22: Entry = Entry {
     tactics: "Discovery, Lateral Movement, Command and Control",
     exact: "Per source, destination, protocol and hour, denied rows; every triple is told as soon as the hour has two of them. On any \
             network that reaches the Internet that is every hour.",
-    fixed: "Fires from threshold_denials connections that were denied, or reset by the other side, each counted once.",
+    fixed: "Fires from threshold_denials connections that were denied, each counted once, and ports that reset: these once however \
+            often they were tried, because a service that is down refuses everybody.",
     innocent: "An agent that was never given its opening in the firewall and retries for ever.",
 };
 

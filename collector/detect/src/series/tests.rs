@@ -434,10 +434,10 @@ fn findings_are_told_in_words() {
     let mut counts = vec![200; 13];
     counts.push(2_000);
     assert_eq!(sentence("AZ-08", "", &days(&counts)), "protocol TCP had 2000 flows on 2026-12-04, where 200 were expected");
-    let uploads: Vec<FlowRecord> = upload(5).into_iter().chain([burst(4, 15.5, "203.0.113.5", 1_000_000_000)]).collect();
+    let uploads: Vec<FlowRecord> = upload(8).into_iter().chain([burst(7, 15.5, "203.0.113.5", 1_000_000_000)]).collect();
     assert_eq!(
         sentence("AZ-15", "", &uploads),
-        "10.0.0.7 sent 1000.0 MB to the Internet in the hour from 2026-11-25 15:00, when 100.0 MB of all hosts at tap were expected"
+        "10.0.0.7 sent 1000.0 MB to the Internet in the hour from 2026-11-28 15:00, when 100.0 MB of all hosts at tap were expected"
     );
     assert_eq!(
         sentence("AZ-18", "", &denials(&[2, 2, 2, 2, 2, 2, 6])),

@@ -104,10 +104,11 @@ impl Attempts {
             && (squares / count as f64).sqrt() <= likeness.octets_variation_max * mean
     }
 
-    /// Whether they come at a steady rhythm of a second and more, as a machine's that asks whether all is well.
-    pub(super) fn have_rhythm(&self) -> bool {
+    /// Whether they come at a steady rhythm of a second and more, as a machine's that asks whether all is well, over at least so many
+    /// waits.
+    pub(super) fn have_rhythm(&self, waits_min: usize) -> bool {
         let mut waits: Vec<i64> = self.0.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
-        if waits.len() < 2 {
+        if waits.len() < waits_min {
             return false;
         }
         waits.sort_unstable();
@@ -153,8 +154,9 @@ mod tests {
 
     #[test]
     fn a_monitors_rhythm_is_told_from_a_guessers_pace() {
-        let rhythm = |wait: &dyn Fn(usize) -> i64| attempts(|_| 1, |_| 1, wait).have_rhythm();
+        let rhythm = |wait: &dyn Fn(usize) -> i64| attempts(|_| 1, |_| 1, wait).have_rhythm(23);
         assert!(rhythm(&|_| 1_000) && rhythm(&|i| 60_000 + 500 * (i as i64 % 3)));
+        assert!(!attempts(|_| 1, |_| 1, |_| 1_000).have_rhythm(24), "24 attempts have 23 waits");
         assert!(!rhythm(&|_| 200), "as fast as it goes");
         assert!(!rhythm(&|i| [1_700, 2_300, 2_900, 2_000, 3_400][i % 5]), "delays that the server draws by lot");
     }

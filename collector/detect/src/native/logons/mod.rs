@@ -11,7 +11,7 @@
 //!
 //! A session of one that guesses that is far larger or longer than the attempts is told as a hint that one password was right.
 //!
-//! Innocent things that look alike: monitoring by logging on (a steady rhythm, from inside), connection pools of a database, mail
+//! Innocent things that look alike: monitoring by logging on (a steady rhythm, from inside, since the first day), connection pools of a database, mail
 //! programs, directory lookups (ports of everyday use: tenfold numbers, from inside only against what is usual), automation (the same on
 //! earlier days), backups (large sessions of all sizes). Servers that offer more to guess than a port are not seen: web forms, VPNs.
 
@@ -57,6 +57,10 @@ const FORGOTTEN: Duration = Duration::from_secs(8 * 86_400);
 const WORK_FACTOR: f64 = 5.0;
 /// ... and so is one of so many nanoseconds.
 const WORK_NANOS: i64 = 30 * SECOND;
+/// Over so many waits one can speak of a rhythm...
+const RHYTHM_WAITS: usize = 6;
+/// ... and on the first day, when everything is new, over so many.
+const RHYTHM_WAITS_AT_FIRST: usize = 2;
 /// Hosts known for logging on to others all day.
 const INNOCENT: [Role; 4] = [Role::Monitor, Role::Scanner, Role::LoadBalancer, Role::Backup];
 
@@ -137,8 +141,9 @@ impl Logons {
         }
         if (is_many || is_much) && pair.attempts.are_alike(&settings.likeness) {
             let is_new = learned.is_some_and(|learned| pair.since.as_nanos() / SECOND >= learned);
-            let has_rhythm = !is_outside && pair.attempts.have_rhythm();
-            let is_trusted = !is_outside && (is_everyday && learned.is_none() || has_rhythm);
+            let has_rhythm = !is_outside && pair.attempts.have_rhythm(RHYTHM_WAITS);
+            // A tool has a rhythm too, but was not there from the beginning.
+            let is_trusted = !is_outside && (is_everyday && learned.is_none() || has_rhythm && !is_new);
             if is_many && !is_trusted {
                 pair.accuse();
                 self.raise(target, pair, Claim::Guessing, pace.in_minutes, row, findings);
@@ -149,7 +154,8 @@ impl Logons {
             }
         }
         // From inside: who was there yesterday, who comes like clockwork and who uses what everybody uses sprays nothing.
-        let is_known = second - pair.since.as_nanos() / SECOND >= DAY || pair.attempts.have_rhythm();
+        let waits = if learned.is_some() { RHYTHM_WAITS } else { RHYTHM_WAITS_AT_FIRST };
+        let is_known = second - pair.since.as_nanos() / SECOND >= DAY || pair.attempts.have_rhythm(waits);
         if is_outside || !is_everyday && !is_known {
             let factor = if is_outside || learned.is_some() { 1 } else { 2 };
             self.spray(row, attempt, factor, findings);

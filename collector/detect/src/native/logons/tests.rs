@@ -121,6 +121,20 @@ fn monitoring_pools_mail_backups_and_scans_are_no_guessing() {
 }
 
 #[test]
+fn a_rhythm_that_begins_later_than_the_first_day_excuses_nobody() {
+    // Somebody else's session makes the detector know when it began.
+    let others: Vec<FlowRecord> =
+        (0..30).map(|hour| session("10.0.0.8", SERVER, 22, f64::from(hour) * 3_600.0, 40, 9_000)).collect();
+    let later = |secs: f64| DAY + 7_200.0 + secs;
+    let tool = (0..30).map(|i| session("10.0.0.9", SERVER, 22, later(f64::from(i)), 24, 3_200)).collect();
+    let spray =
+        (0..60).map(|i| session("10.0.0.9", &format!("10.0.7.{}", i % 20), 445, later(f64::from(i) * 20.0), 24, 3_200)).collect();
+    let found = |more: Vec<FlowRecord>| told(&[others.clone(), more].concat());
+    assert_eq!(found(tool)[0], "Crossed 10.0.0.9 > 10.0.0.5 TCP/22 20");
+    assert_eq!(found(spray)[0], "Crossed 10.0.0.9 TCP/445 (password spraying) 10");
+}
+
+#[test]
 fn what_was_there_on_earlier_days_is_usual() {
     // Twenty-five sessions each morning: told on the first day, and then never again unless there are far more.
     let morning = |day: u32, times: u32| guesses("10.0.0.8", SERVER, 22, f64::from(day) * DAY, 3.0, times);

@@ -2,7 +2,7 @@
 //!
 //! Octets, flows, hosts and failures are counted in bins of ten minutes, for each observer (what two saw is not added up) in all, by
 //! direction and by port of the services named in the settings. A bin is judged when it is over ([`forecast`]), and told when it is odd the
-//! second time in a row, once in each hour while it lasts. A bin in which the observer saw nothing is left out, and so is the one after
+//! second time in a row, once in each hour while it lasts. What is odd in several places at once is told once. A bin in which the observer saw nothing is left out, and so is the one after
 //! it, of which nobody knows how much was seen.
 //!
 //! The public rule for this (AZ-08) compares whole days, and tells at midnight.
@@ -201,6 +201,7 @@ impl OddVolume {
         for observer in &mut self.observers {
             let sees = observer.tracks.values().any(|track| track.bins.has(bin));
             let whole = std::mem::replace(&mut observer.saw, sees) && sees;
+            let mut odd_ones = Vec::new();
             for (&kind, track) in &mut observer.tracks {
                 for measure in Measure::ALL {
                     let value = track.bins.count(bin, measure);
@@ -218,10 +219,12 @@ impl OddVolume {
                     if series.told < hour {
                         series.told = hour;
                         let subject = (observer.name.as_str(), kind, measure);
-                        findings.push(finding(&self.rule, settings, subject, (bin, value), &odd, series));
+                        let told = finding(&self.rule, settings, subject, (bin, value), &odd, series);
+                        odd_ones.push(((measure, odd.above), told));
                     }
                 }
             }
+            findings.extend(one_for_each_cause(odd_ones));
         }
         self.bin = bin + 1;
         findings[from..].sort_by(Finding::order);
@@ -279,6 +282,36 @@ impl Series {
         self.odd = if self.odd > 0 && self.above == above { self.odd + 1 } else { 1 };
         self.above = above;
         (self.odd >= settings.bins_min).then_some(Odd { verdict, above, bins: self.odd })
+    }
+}
+
+/// What is odd in the same number and to the same side at the same time has one cause: of such findings the gravest, which names the
+/// others.
+fn one_for_each_cause(odd: Vec<((Measure, bool), Finding)>) -> Vec<Finding> {
+    let mut causes: BTreeMap<(Measure, bool), Vec<Finding>> = BTreeMap::new();
+    odd.into_iter().for_each(|(cause, finding)| causes.entry(cause).or_default().push(finding));
+    let gravest = |mut findings: Vec<Finding>| {
+        findings.sort_by(|a, b| {
+            let gravity = |finding: &Finding| finding.rule.severity;
+            gravity(b).cmp(&gravity(a)).then(b.score.total_cmp(&a.score)).then_with(|| a.subject.cmp(&b.subject))
+        });
+        let mut findings = findings.into_iter();
+        let mut first = findings.next()?;
+        let others: Vec<String> = findings.map(|other| place_of(&other.subject)).collect();
+        if !others.is_empty() {
+            first.sentence.push_str(&format!("; at the same time {}", others.join(", ")));
+        }
+        Some(first)
+    };
+    causes.into_values().filter_map(gravest).collect()
+}
+
+/// `over TCP/443`, `inside`, `in all`.
+fn place_of(subject: &Subject) -> String {
+    let way = subject.facet.as_deref().and_then(|facet| facet.split_once(' ')).map(|(_, way)| way.to_owned());
+    match subject.protocol.zip(subject.port) {
+        Some((protocol, port)) => format!("over {}", service_name(protocol, port)),
+        None => way.unwrap_or_else(|| "in all".to_owned()),
     }
 }
 
