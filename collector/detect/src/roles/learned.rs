@@ -8,11 +8,12 @@
 //! | monitor | it spoke to 20 hosts or more, 80 % of them those of the day before, on 8 ports at most, in 20 hours of the day |
 //! | dns | it answered 5 hosts or more on port 53, and asked 20 or more there |
 //! | proxy | on 5 ports at most it answered 10 hosts or more of our own, and it spoke to 50 or more outside on other ports than 53 |
-//! | backup | it moved 1 GB or more within our own networks, nearly all of it in 6 hours at most, some of them those of the day before |
+//! | backup | it moved 1 GB or more within our own networks, nearly all of it in 6 hours at most, some of them those of the day before, and in these with 3 hosts or more |
 //! | domain controller | it answered 10 hosts or more on each of 88, 389 or 636, and 445 |
 //! | peer to peer | it spoke to 100 hosts or more outside on as many high ports, and 3 of 10 that it tried did not answer |
 //!
-//! Only those who answered count as spoken to: a scan teaches nobody. Octets that leave our networks are no backup: exfiltration would be.
+//! Who is backed up is no backup: of a server that is copied every night it would be excused to send as much to somebody else. Only
+//! those who answered count as spoken to: a scan teaches nobody. Octets that leave our networks are no backup: exfiltration would be.
 //! Distinct hosts are counted in bitmaps (linear counting), right within a few in a hundred.
 //!
 //! Memory: 1 KiB per host, [`HOSTS_MAX`] of them; further hosts learn nothing until others have been gone for a week. Rows of a day that is
@@ -106,7 +107,13 @@ struct Day {
     smb: Bits<1>,
     /// KiB by hour, both ways, within our own networks.
     kibs: [u32; 24],
+    /// With whom, by hour: 64 places, in which every host has one.
+    #[serde(default)]
+    movers: [u64; 24],
 }
+
+/// Hosts with which a backup moves its octets, at least.
+const MOVERS_MIN: u32 = 3;
 
 /// Linear counting: a bit for each thing seen (Whang, Vander-Zanden and Taylor 1990).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,7 +176,7 @@ impl Host {
         let monitor = day.peers.count() >= 20.0 && steady && day.ports.ones() <= 8 && day.hours.count_ones() >= 20;
         let dns = day.dns_clients.count() >= 5.0 && day.dns_servers.count() >= 20.0;
         let proxy = day.listens.ones() <= 5 && day.clients.count() >= 10.0 && day.outside.count() >= 50.0;
-        let backup = day.octets() >= 1_000_000_000 && day.is_bunched() && day.busy() & self.busy_before != 0;
+        let backup = day.octets() >= 1_000_000_000 && day.is_bunched() && day.is_hub() && day.busy() & self.busy_before != 0;
         let controller = [&day.kerberos, &day.ldap, &day.smb].iter().all(|clients| clients.count() >= 10.0);
         let (strangers, gone) = (day.strangers.count(), day.strangers_failed.count());
         let failing = gone >= 0.3 * (strangers + gone);
@@ -216,6 +223,22 @@ impl Day {
         let within: u64 =
             self.kibs.iter().enumerate().filter(|(hour, _)| busy >> hour & 1 == 1).map(|(_, &kib)| u64::from(kib) << 10).sum();
         busy.count_ones() <= 6 && within * 10 >= self.octets() * 8
+    }
+
+    /// Whether several hosts took part in the hours in which most octets moved.
+    fn is_hub(&self) -> bool {
+        let busy = self.busy();
+        let movers =
+            self.movers.iter().enumerate().filter(|(hour, _)| busy >> hour & 1 == 1).fold(0, |all, (_, hour)| all | hour);
+        movers.count_ones() >= MOVERS_MIN
+    }
+
+    /// `kib` moved in `hour`, with `peer`; 0 is nothing.
+    fn moved(&mut self, hour: usize, kib: u32, peer: u64) {
+        if kib > 0 {
+            self.kibs[hour] = self.kibs[hour].saturating_add(kib);
+            self.movers[hour] |= 1 << (peer % 64);
+        }
     }
 }
 
@@ -280,14 +303,14 @@ impl Learner {
         let kib = if ours && theirs && octets >= OCTETS_MIN { u32::try_from(octets >> 10).unwrap_or(u32::MAX) } else { 0 };
         if ours && let Some(today) = self.today(row.source, met) {
             today.ask(row, server, hour, met, theirs);
-            today.kibs[hour] = today.kibs[hour].saturating_add(kib);
+            today.moved(hour, kib, server);
         }
         if theirs
             && met
             && let Some(today) = self.today(row.destination, true)
         {
             today.answer(row, client, ours);
-            today.kibs[hour] = today.kibs[hour].saturating_add(kib);
+            today.moved(hour, kib, client);
         }
     }
 

@@ -146,9 +146,10 @@ fn servers_are_known_by_whom_they_answer_and_ask() {
         }
         // A web server answers as many, and asks nobody.
         records.extend((0..40).map(|n| talk(&format!("10.2.0.{n}"), "10.2.9.99", TCP, 443, noon, 900)));
-        // Half a gigabyte to a store, twice, always at noon; and as much to the outside, which is no backup.
-        records.push(talk("10.2.0.1", "10.2.9.70", TCP, 445, noon, 600_000_000));
-        records.push(talk("10.2.0.2", "10.2.9.70", TCP, 445, noon, 600_000_000));
+        // A gigabyte from each of three to a store, always at noon; as much to the outside, which is no backup, and neither are the three.
+        for n in 1..=3 {
+            records.push(talk(&format!("10.2.0.{n}"), "10.2.9.70", TCP, 445, noon, 1_200_000_000));
+        }
         records.push(talk("10.2.0.3", "198.51.100.1", TCP, 443, noon, 2_000_000_000));
         // Many strangers on as many ports, every other of whom is gone.
         for n in 0..160_u16 {
