@@ -1,6 +1,7 @@
 //! What a detector claims, with what a person needs to check it.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::net::Address;
@@ -190,6 +191,13 @@ pub struct Window {
     pub start: Timestamp,
     /// Does not.
     pub end: Timestamp,
+}
+
+impl Window {
+    /// `at`, or the moment of the window that is nearest to it.
+    pub(crate) fn nearest(self, at: Timestamp) -> Timestamp {
+        at.max(self.start).min(self.end.minus(Duration::from_nanos(1)))
+    }
 }
 
 /// The numbers behind a finding.

@@ -19,7 +19,7 @@ use spanwatch_common::net::Address;
 use crate::counter::{Count, Counting, Key, Limit, Tally, Told, service};
 use crate::facts::{Facts, Interest};
 use crate::finding::{Subject, Variant};
-use crate::roles::{Role, RoleSet};
+use crate::roles::Role;
 use crate::row::{Contact, Part, Row};
 use crate::rules::{Common, Exclude};
 use crate::sites::FlowClass;
@@ -59,7 +59,7 @@ pub(crate) fn is_probe(row: &Row, exclude: &Exclude) -> bool {
 
 /// Whether the initiator has a role that explains failures.
 pub(crate) fn is_innocent(row: &Row) -> bool {
-    row.source_roles != RoleSet::NONE && row.source_roles.has_any(&INNOCENT)
+    row.source_roles.has_any(&INNOCENT)
 }
 
 /// Whether the fixed form of a rule may count a row at all: neither the platform's own nor to a group, and not excluded.

@@ -69,6 +69,24 @@ pub(super) fn replay(rules: &RuleFile, records: &[FlowRecord]) -> (Vec<Finding>,
     (findings, detection)
 }
 
+/// Streams `records`, each after a poll at its time; goes on from a snapshot before the one with the number `restart`.
+pub(super) fn stream(rules: &RuleFile, records: &[FlowRecord], restart: Option<usize>) -> Vec<Finding> {
+    let mut detection = Detection::new(rules, Mode::Stream);
+    let mut findings = Vec::new();
+    for (number, record) in records.iter().enumerate() {
+        // A stream does not believe what is minutes ahead of its last poll.
+        detection.poll(record.first(), &mut findings);
+        if restart == Some(number) {
+            let bytes = detection.snapshot();
+            detection = Detection::new(rules, Mode::Stream);
+            assert_eq!(detection.restore(&bytes).expect("our own"), Vec::<String>::new());
+        }
+        detection.observe("tap", record);
+    }
+    detection.finish(&mut findings);
+    findings
+}
+
 /// `rule variant subject value`, of every finding by default rules and both forms of them.
 fn found(records: &[FlowRecord]) -> Vec<String> {
     let both = rules("[AZ-01]\nvariants = ['exact', 'fixed']\n[AZ-02]\nvariants = ['exact', 'fixed']\n");

@@ -33,6 +33,7 @@ use spanwatch_common::time::Timestamp;
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, clock_face, round2, service_name};
 use crate::hash::{Map, table_bytes};
+use crate::native::in_bytes;
 use crate::row::{Part, Row};
 use crate::rules::volumes::VolumeDeviation;
 use crate::rules::{Common, Exclude, TimeAxis};
@@ -408,15 +409,4 @@ impl Detector for Volume {
         self.past = past;
         Ok(())
     }
-}
-
-/// `812.4 MB`.
-fn in_bytes(octets: f64) -> String {
-    let (unit, name) = match octets {
-        octets if octets >= 1e9 => (1e9, "GB"),
-        octets if octets >= 1e6 => (1e6, "MB"),
-        octets if octets >= 1e3 => (1e3, "kB"),
-        _ => (1.0, "bytes"),
-    };
-    format!("{:.1} {name}", octets / unit)
 }

@@ -24,6 +24,8 @@ pub(crate) mod sightings;
 pub(crate) mod table;
 pub(crate) mod volume;
 
+use std::time::Duration;
+
 use spanwatch_common::net::Address;
 
 /// The network to which an address belongs, by its first address: /24 of IPv4, /48 of IPv6.
@@ -41,4 +43,14 @@ pub(crate) fn in_bytes(octets: f64) -> String {
         _ => return format!("{octets:.0} bytes"),
     };
     format!("{:.1} {name}", octets / unit)
+}
+
+/// `45 s`, `12 min`, `3 h`, `14 days`.
+pub(crate) fn span(span: Duration) -> String {
+    match span.as_secs() {
+        secs @ 0..=180 => format!("{secs} s"),
+        secs @ 181..7_200 => format!("{} min", secs / 60),
+        secs @ 7_200..172_800 => format!("{} h", secs / 3_600),
+        secs => format!("{} days", secs / 86_400),
+    }
 }

@@ -364,11 +364,7 @@ impl Learner {
     }
 
     pub(super) fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let learner: Self = unpack(bytes)?;
-        if !learner.recent.is_whole() {
-            return Err(RestoreError::new("a table of the learned roles has another size"));
-        }
-        *self = learner;
+        *self = unpack(bytes)?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::common::{Mistake, PortRange, Rule, Weakness, native_parts, native_settings, within};
+use super::common::{Mistake, PortRange, Rule, Weakness, native_parts, native_settings, within, within_f64};
 use crate::catalogue::Entry;
 use crate::finding::{RuleCard, Severity};
 use crate::native::edges::{Assets, Lateral, Services, Silence, assets, lateral, services, silence};
@@ -162,15 +162,18 @@ native_settings! {
     pause_secs_max: u64 = 21_600,
 }
 
-/// Bounds that the rules share: memory and learning.
-const DAYS_MAX: u64 = 62 * 86_400;
+/// Whether a rule may remember and learn for so long.
+fn memory(memory_secs: u64, learn_secs: u64) -> Result<(), Mistake> {
+    const DAYS_MAX: u64 = 62 * 86_400;
+    within("memory_secs", memory_secs, 86_400, DAYS_MAX)?;
+    within("learn_secs", learn_secs, 0, DAYS_MAX)
+}
 
 impl Rule for LateralMovement {
     native_parts!();
 
     fn check(&self) -> Result<(), Mistake> {
-        within("memory_secs", self.memory_secs, 86_400, DAYS_MAX)?;
-        within("learn_secs", self.learn_secs, 0, DAYS_MAX)?;
+        memory(self.memory_secs, self.learn_secs)?;
         within("fan_out_hosts", self.fan_out_hosts as u64, 2, 200)?;
         within("chain_secs", self.chain_secs, 60, 86_400)
     }
@@ -201,8 +204,7 @@ impl Rule for NewAsset {
     native_parts!();
 
     fn check(&self) -> Result<(), Mistake> {
-        within("memory_secs", self.memory_secs, 86_400, DAYS_MAX)?;
-        within("learn_secs", self.learn_secs, 0, DAYS_MAX)?;
+        memory(self.memory_secs, self.learn_secs)?;
         within("network_new_max", u64::from(self.network_new_max), 1, 65_536)?;
         within("router_addresses", u64::from(self.router_addresses), 2, 4)?;
         within("takeover_secs", self.takeover_secs, 60, 86_400)
@@ -233,8 +235,7 @@ impl Rule for NewService {
     native_parts!();
 
     fn check(&self) -> Result<(), Mistake> {
-        within("memory_secs", self.memory_secs, 86_400, DAYS_MAX)?;
-        within("learn_secs", self.learn_secs, 0, DAYS_MAX)?;
+        memory(self.memory_secs, self.learn_secs)?;
         within("clients_min", u64::from(self.clients_min), 1, 8)
     }
 
@@ -263,7 +264,7 @@ impl Rule for SilentAsset {
 
     fn check(&self) -> Result<(), Mistake> {
         within("learn_secs", self.learn_secs, 3_600, 14 * 86_400)?;
-        super::common::within_f64("pauses", self.pauses, 1.5, 100.0)?;
+        within_f64("pauses", self.pauses, 1.5, 100.0)?;
         within("silence_secs_min", self.silence_secs_min, 180, 86_400)?;
         within("pause_secs_max", self.pause_secs_max, 60, 7 * 86_400)
     }

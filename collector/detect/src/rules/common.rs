@@ -166,6 +166,11 @@ impl Exclude {
             || self.destinations.iter().any(|prefix| prefix.contains(destination))
             || self.ports.iter().any(|range| range.contains(port))
     }
+
+    /// Whether `host` is left out, at whichever end: for what a host does in all.
+    pub fn covers_host(&self, host: Address) -> bool {
+        self.sources.iter().chain(&self.destinations).any(|prefix| prefix.contains(host))
+    }
 }
 
 /// Ports from first to last, both included.
@@ -262,74 +267,30 @@ macro_rules! settings {
             window_secs: $window:expr,
             lateness_secs: $lateness:expr,
             severity: $severity:ident,
-            attack: [$($attack:literal),*],
-            exclude_ports: [$($ports:expr),*],
+            attack: $attack:tt,
+            exclude_ports: $ports:tt,
             keys_max: $keys_max:expr,
         }
         $($(#[$own_doc:meta])* $own:ident: $kind:ty = $default:expr,)*
     ) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        pub struct $name {
+        $crate::rules::common::settings_of_all! {
+            $(#[$doc])*
+            $name { severity: $severity, attack: $attack, exclude_ports: $ports, keys_max: $keys_max }
             /// Which forms run; none switches the rule off.
-            pub variants: Vec<$crate::finding::Variant>,
-            $($(#[$own_doc])* pub $own: $kind,)*
+            variants: Vec<$crate::finding::Variant> = vec![$($crate::finding::Variant::$variant),*],
+            $($(#[$own_doc])* $own: $kind = $default,)*
             /// Which time cuts the windows: `event`, when the flow happened, or `ingest`, when Azure took the row in.
-            pub time_axis: $crate::rules::common::TimeAxis,
+            time_axis: $crate::rules::common::TimeAxis = $crate::rules::common::TimeAxis::Event,
             /// Length of a window, cut on whole multiples since 1970.
-            pub window_secs: u64,
+            window_secs: u64 = $window,
             /// How long after its end, in event time, a window still takes records.
-            pub lateness_secs: u64,
-            /// Severity of its alerts.
-            pub severity: $crate::finding::Severity,
-            /// ATT&CK techniques named in its alerts.
-            pub attack: Vec<String>,
-            /// Sources that the fixed form does not count.
-            pub exclude_sources: Vec<spanwatch_common::net::Prefix>,
-            /// Destinations that the fixed form does not count.
-            pub exclude_destinations: Vec<spanwatch_common::net::Prefix>,
-            /// Ports of the destination that the fixed form does not count.
-            pub exclude_ports: Vec<$crate::rules::common::PortRange>,
-            /// Keys held at once; a replay may hold sixteen times as many.
-            pub keys_max: usize,
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self {
-                    variants: vec![$($crate::finding::Variant::$variant),*],
-                    $($own: $default,)*
-                    time_axis: $crate::rules::common::TimeAxis::Event,
-                    window_secs: $window,
-                    lateness_secs: $lateness,
-                    severity: $crate::finding::Severity::$severity,
-                    attack: vec![$($attack.to_owned()),*],
-                    exclude_sources: Vec::new(),
-                    exclude_destinations: Vec::new(),
-                    exclude_ports: vec![$($ports),*],
-                    keys_max: $keys_max,
-                }
-            }
+            lateness_secs: u64 = $lateness,
         }
 
         impl $name {
             /// The settings that all rules have.
             pub fn common_settings(&self) -> $crate::rules::common::Common {
-                $crate::rules::common::Common {
-                    variants: self.variants.clone(),
-                    time_axis: self.time_axis,
-                    window: std::time::Duration::from_secs(self.window_secs),
-                    lateness: std::time::Duration::from_secs(self.lateness_secs),
-                    severity: self.severity,
-                    attack: self.attack.clone(),
-                    exclude: $crate::rules::common::Exclude {
-                        sources: self.exclude_sources.clone(),
-                        destinations: self.exclude_destinations.clone(),
-                        ports: self.exclude_ports.clone(),
-                    },
-                    keys_max: self.keys_max,
-                }
+                self.common_of(self.variants.clone(), self.time_axis, self.window_secs, self.lateness_secs)
             }
         }
     };
@@ -345,9 +306,39 @@ macro_rules! native_settings {
             window_secs: $window:expr,
             lateness_secs: $lateness:expr,
             severity: $severity:ident,
+            attack: $attack:tt,
+            exclude_ports: $ports:tt,
+            keys_max: $keys_max:expr,
+        }
+        $($(#[$own_doc:meta])* $own:ident: $kind:ty = $default:expr,)*
+    ) => {
+        $crate::rules::common::settings_of_all! {
+            $(#[$doc])*
+            $name { severity: $severity, attack: $attack, exclude_ports: $ports, keys_max: $keys_max }
+            /// Whether the rule runs.
+            enabled: bool = $enabled,
+            $($(#[$own_doc])* $own: $kind = $default,)*
+        }
+
+        impl $name {
+            /// The settings that all rules have.
+            pub fn common_settings(&self) -> $crate::rules::common::Common {
+                let variants = if self.enabled { vec![$crate::finding::Variant::Fixed] } else { Vec::new() };
+                self.common_of(variants, $crate::rules::common::TimeAxis::Event, $window, $lateness)
+            }
+        }
+    };
+}
+
+/// Defines the settings of a rule with those that all rules end with.
+macro_rules! settings_of_all {
+    (
+        $(#[$doc:meta])*
+        $name:ident {
+            severity: $severity:ident,
             attack: [$($attack:literal),*],
             exclude_ports: [$($ports:expr),*],
-            keys_max: $keys_max:expr,
+            keys_max: $keys_max:expr
         }
         $($(#[$own_doc:meta])* $own:ident: $kind:ty = $default:expr,)*
     ) => {
@@ -355,27 +346,24 @@ macro_rules! native_settings {
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name {
-            /// Whether the rule runs.
-            pub enabled: bool,
             $($(#[$own_doc])* pub $own: $kind,)*
             /// Severity of its alerts.
             pub severity: $crate::finding::Severity,
             /// ATT&CK techniques named in its alerts.
             pub attack: Vec<String>,
-            /// Sources that are not counted.
+            /// Sources that are not counted, except by an exact form.
             pub exclude_sources: Vec<spanwatch_common::net::Prefix>,
-            /// Destinations that are not counted.
+            /// Destinations that are not counted, except by an exact form.
             pub exclude_destinations: Vec<spanwatch_common::net::Prefix>,
-            /// Ports of the destination that are not counted.
+            /// Ports of the destination that are not counted, except by an exact form.
             pub exclude_ports: Vec<$crate::rules::common::PortRange>,
-            /// Keys held at once.
+            /// Keys held at once; a replay of a public rule may hold sixteen times as many.
             pub keys_max: usize,
         }
 
         impl Default for $name {
             fn default() -> Self {
                 Self {
-                    enabled: $enabled,
                     $($own: $default,)*
                     severity: $crate::finding::Severity::$severity,
                     attack: vec![$($attack.to_owned()),*],
@@ -388,13 +376,18 @@ macro_rules! native_settings {
         }
 
         impl $name {
-            /// The settings that all rules have.
-            pub fn common_settings(&self) -> $crate::rules::common::Common {
+            fn common_of(
+                &self,
+                variants: Vec<$crate::finding::Variant>,
+                time_axis: $crate::rules::common::TimeAxis,
+                window_secs: u64,
+                lateness_secs: u64,
+            ) -> $crate::rules::common::Common {
                 $crate::rules::common::Common {
-                    variants: if self.enabled { vec![$crate::finding::Variant::Fixed] } else { Vec::new() },
-                    time_axis: $crate::rules::common::TimeAxis::Event,
-                    window: std::time::Duration::from_secs($window),
-                    lateness: std::time::Duration::from_secs($lateness),
+                    variants,
+                    time_axis,
+                    window: std::time::Duration::from_secs(window_secs),
+                    lateness: std::time::Duration::from_secs(lateness_secs),
                     severity: self.severity,
                     attack: self.attack.clone(),
                     exclude: $crate::rules::common::Exclude {
@@ -409,36 +402,33 @@ macro_rules! native_settings {
     };
 }
 
+/// The parts of [`Rule`] that are the same for every rule with [`settings!`].
+macro_rules! shared_parts {
+    () => {
+        $crate::rules::common::parts_of_all!();
+
+        fn set_variants(&mut self, variants: &[$crate::finding::Variant]) {
+            self.variants = variants.to_vec();
+        }
+    };
+}
+
 /// The parts of [`Rule`] that are the same for every rule of our own.
 macro_rules! native_parts {
     () => {
-        fn common(&self) -> $crate::rules::common::Common {
-            self.common_settings()
-        }
+        $crate::rules::common::parts_of_all!();
 
         fn set_variants(&mut self, variants: &[$crate::finding::Variant]) {
             self.enabled = variants.contains(&$crate::finding::Variant::Fixed);
-        }
-
-        fn settings(&self) -> toml::Table {
-            toml::Table::try_from(self).unwrap_or_default()
-        }
-
-        fn share(&self, of: usize) -> Box<dyn $crate::rules::common::Rule> {
-            Box::new(Self { keys_max: self.keys_max.div_ceil(of), ..self.clone() })
         }
     };
 }
 
 /// The parts of [`Rule`] that are the same for every rule.
-macro_rules! shared_parts {
+macro_rules! parts_of_all {
     () => {
         fn common(&self) -> $crate::rules::common::Common {
             self.common_settings()
-        }
-
-        fn set_variants(&mut self, variants: &[$crate::finding::Variant]) {
-            self.variants = variants.to_vec();
         }
 
         fn settings(&self) -> toml::Table {
@@ -451,4 +441,4 @@ macro_rules! shared_parts {
     };
 }
 
-pub(crate) use {native_parts, native_settings, settings, shared_parts};
+pub(crate) use {native_parts, native_settings, parts_of_all, settings, settings_of_all, shared_parts};

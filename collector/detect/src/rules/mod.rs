@@ -148,12 +148,13 @@ impl RuleFile {
                         kin.push_str(&format!("[{}]\n{settings}", entry.id));
                         continue;
                     }
-                    let whole = rule.detector(common.card(entry, variant), mode);
-                    let parts = if whole.sharding() == Sharding::Whole {
-                        vec![whole]
+                    let detector = |rule: &dyn Rule| rule.detector(common.card(entry, variant), mode);
+                    let share = rule.share(SHARDS);
+                    let first = detector(&*share);
+                    let parts = if first.sharding() == Sharding::Whole {
+                        vec![detector(rule)]
                     } else {
-                        let share = rule.share(SHARDS);
-                        (0..SHARDS).map(|_| share.detector(common.card(entry, variant), mode)).collect()
+                        std::iter::once(first).chain((1..SHARDS).map(|_| detector(&*share))).collect()
                     };
                     detectors.push((parts, settings.to_string()));
                 }

@@ -100,6 +100,31 @@ pub const ND_06: Entry = Entry {
                sources has many sources per target.",
 };
 
+/// The parts of [`Rule`] that are the same for ND-01 to ND-05: `$build` makes what stands in `$slot` of the family, and its evidence
+/// reaches `$history` back.
+macro_rules! scan_parts {
+    ($slot:ident: $build:ident, $history:expr) => {
+        native_parts!();
+
+        fn history(&self) -> Duration {
+            $history
+        }
+
+        fn weakened_by(&self) -> &'static [Weakness] {
+            &[Weakness::Loss, Weakness::OneSided]
+        }
+
+        fn kin(&self) -> Option<Kin> {
+            Some(Kin::Scans)
+        }
+
+        fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
+            let state = Common::state(&card);
+            Scans::boxed(Family { $slot: Some(self.$build(card)), ..plain(&self.common_settings()) }, state)
+        }
+    };
+}
+
 macro_rules! shape_rule {
     ($($(#[$doc:meta])* $name:ident, attack: $attack:tt, external: $external:literal, $slot:ident;)*) => {$(
         shape_rule!(@ $(#[$doc])* $name, $attack, $external, $slot);
@@ -160,7 +185,7 @@ macro_rules! shape_rule {
         }
 
         impl Rule for $name {
-            native_parts!();
+            scan_parts!($slot: shape_rule, DAY);
 
             fn check(&self) -> Result<(), Mistake> {
                 within("targets_burst", self.targets_burst, 2, TARGETS_MAX)?;
@@ -170,24 +195,6 @@ macro_rules! shape_rule {
                 within("targets_busy", self.targets_busy, 2, TARGETS_MAX)?;
                 within("targets_control", self.targets_control, 2, TARGETS_MAX)?;
                 within_f64("failed_share_min", self.failed_share_min, 0.0, 1.0)
-            }
-
-            fn history(&self) -> Duration {
-                DAY
-            }
-
-            fn weakened_by(&self) -> &'static [Weakness] {
-                &[Weakness::Loss, Weakness::OneSided]
-            }
-
-            fn kin(&self) -> Option<Kin> {
-                Some(Kin::Scans)
-            }
-
-            fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
-                let state = Common::state(&card);
-                let $slot = Some(self.shape_rule(card));
-                Scans::boxed(Family { $slot, ..plain(&self.common_settings()) }, state)
             }
         }
     };
@@ -233,7 +240,7 @@ impl RandomWalk {
 }
 
 impl Rule for RandomWalk {
-    native_parts!();
+    scan_parts!(walk: walk_rule, DAY);
 
     fn check(&self) -> Result<(), Mistake> {
         within_f64("honest_success", self.honest_success, 0.5, 0.99)?;
@@ -241,23 +248,6 @@ impl Rule for RandomWalk {
         within("targets_alone", self.targets_alone, 4, TARGETS_MAX)?;
         within("settled_secs", self.settled_secs, 0, 43_200)?;
         within_f64("failed_share_min", self.failed_share_min, 0.0, 1.0)
-    }
-
-    fn history(&self) -> Duration {
-        DAY
-    }
-
-    fn weakened_by(&self) -> &'static [Weakness] {
-        &[Weakness::Loss, Weakness::OneSided]
-    }
-
-    fn kin(&self) -> Option<Kin> {
-        Some(Kin::Scans)
-    }
-
-    fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
-        let state = Common::state(&card);
-        Scans::boxed(Family { walk: Some(self.walk_rule(card)), ..plain(&self.common_settings()) }, state)
     }
 }
 
@@ -300,29 +290,12 @@ impl LowAndSlow {
 }
 
 impl Rule for LowAndSlow {
-    native_parts!();
+    scan_parts!(week: week_rule, DAY * 7);
 
     fn check(&self) -> Result<(), Mistake> {
         within("targets", self.targets, 2, TARGETS_MAX)?;
         within("targets_external", self.targets_external, 2, TARGETS_MAX)?;
         within_f64("failed_share_min", self.failed_share_min, 0.0, 1.0)
-    }
-
-    fn history(&self) -> Duration {
-        DAY * 7
-    }
-
-    fn weakened_by(&self) -> &'static [Weakness] {
-        &[Weakness::Loss, Weakness::OneSided]
-    }
-
-    fn kin(&self) -> Option<Kin> {
-        Some(Kin::Scans)
-    }
-
-    fn detector(&self, card: RuleCard, _mode: Mode) -> Box<dyn Detector> {
-        let state = Common::state(&card);
-        Scans::boxed(Family { week: Some(self.week_rule(card)), ..plain(&self.common_settings()) }, state)
     }
 }
 

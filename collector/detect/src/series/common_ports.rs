@@ -23,10 +23,10 @@ use spanwatch_kql::stats;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History};
-use super::{Tally, during, flows, looked_at, looks_at, mean_and_stdev, robust_z, score};
+use super::{Tally, claim, during, flows, looked_at, looks_at, mean_and_stdev, robust_z};
 use crate::card::Card;
 use crate::facts::Interest;
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::finding::{Evidence, Finding, RuleCard, Subject, Variant, Window};
 use crate::ports::PortSet;
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -102,19 +102,10 @@ impl CommonPort {
     fn finding(&self, port: u16, day: &Day, measure: &'static str, verdict: &Verdict, now: Timestamp) -> Finding {
         let start = now.minus(self.bin);
         let Verdict { value, threshold, usual } = *verdict;
-        Finding {
-            sentence: format!("port {port} had {value} {measure} {}, where {usual:.0} are usual", during(start, self.bin)),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: Subject { port: Some(port), facet: Some(measure.to_owned()), ..Subject::default() },
-            window: Window { start, end: now },
-            first: day.tally.first,
-            last: day.tally.last,
-            evidence: Evidence { value, threshold, unit: measure.to_owned(), ..Evidence::default() },
-            score: score(value, threshold),
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let subject = Subject { port: Some(port), facet: Some(measure.to_owned()), ..Subject::default() };
+        let evidence = Evidence { value, threshold, unit: measure.to_owned(), ..Evidence::default() };
+        let sentence = format!("port {port} had {value} {measure} {}, where {usual:.0} are usual", during(start, self.bin));
+        claim(&self.card, subject, Window { start, end: now }, &day.tally, evidence, sentence)
     }
 }
 

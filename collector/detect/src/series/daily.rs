@@ -35,9 +35,9 @@ use spanwatch_kql::stats::toint;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, flows, looked_at, looks_at, score};
+use super::{Tally, claim, during, flows, looked_at, looks_at};
 use crate::facts::Interest;
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
+use crate::finding::{Evidence, Finding, RuleCard, Subject, Variant, Window, service_name};
 use crate::ports::PortSet;
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -173,25 +173,15 @@ impl Daily {
     fn finding(&self, facet: Facet, tally: Tally, verdict: &Verdict, now: Timestamp) -> Finding {
         let start = now.minus(self.bin);
         let threshold = 2.0 * self.strength;
-        Finding {
-            sentence: format!(
-                "{} had {} flows {}, where {:.0} were expected",
-                facet.phrase(),
-                tally.count,
-                during(start, self.bin),
-                verdict.expected.max(0.0)
-            ),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: facet.subject(),
-            window: Window { start, end: now },
-            first: tally.first,
-            last: tally.last,
-            evidence: Evidence { value: verdict.score, threshold, unit: "anomaly score".to_owned(), ..Evidence::default() },
-            score: score(verdict.score, threshold),
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let sentence = format!(
+            "{} had {} flows {}, where {:.0} were expected",
+            facet.phrase(),
+            tally.count,
+            during(start, self.bin),
+            verdict.expected.max(0.0)
+        );
+        let evidence = Evidence { value: verdict.score, threshold, unit: "anomaly score".to_owned(), ..Evidence::default() };
+        claim(&self.card, facet.subject(), Window { start, end: now }, &tally, evidence, sentence)
     }
 }
 

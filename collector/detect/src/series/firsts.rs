@@ -26,10 +26,10 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Tally, during, looked_at, looks_at, score};
+use super::{Tally, claim, during, looked_at, looks_at};
 use crate::card::{EXAMPLES_MAX, Least};
 use crate::facts::{Facts, Interest};
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window, service_name};
+use crate::finding::{Evidence, Finding, RuleCard, Subject, Variant, Window, service_name};
 use crate::hash::{Map, table_bytes};
 use crate::ports::PortSet;
 use crate::row::Row;
@@ -143,26 +143,10 @@ impl Firsts {
         } else {
             (Subject::host(source), format!("used port {port}"))
         };
-        Finding {
-            sentence: format!("{source} {what} for the first time in {} days", self.memory.as_secs() / 86_400),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: subject.with_port(port),
-            window: Window { start, end: now },
-            first: sight.tally.first,
-            last: sight.tally.last,
-            evidence: Evidence {
-                value: 1.0,
-                threshold: 0.0,
-                unit: "first sights".to_owned(),
-                hosts: if self.destinations { vec![destination] } else { addresses(&sight.hosts) },
-                services: vec![service_name(sight.protocol, port)],
-                ..Evidence::default()
-            },
-            score: 1.0,
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let sentence = format!("{source} {what} for the first time in {} days", self.memory.as_secs() / 86_400);
+        let hosts = if self.destinations { vec![destination] } else { addresses(&sight.hosts) };
+        let evidence = first_sights(1, hosts, vec![service_name(sight.protocol, port)]);
+        claim(&self.card, subject.with_port(port), Window { start, end: now }, &sight.tally, evidence, sentence)
     }
 
     /// All first sights of one source in one bin.
@@ -187,33 +171,20 @@ impl Firsts {
             (false, 1) => "a port".to_owned(),
             (false, _) => format!("{count} ports"),
         };
-        Finding {
-            sentence: format!(
-                "{source} used {things} {} that it had not used for {} days: {} of {}",
-                during(start, self.bin),
-                self.memory.as_secs() / 86_400,
-                few(&services),
-                few(&hosts)
-            ),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: Subject::host(source),
-            window: Window { start, end: now },
-            first: tally.first,
-            last: tally.last,
-            evidence: Evidence {
-                value: count as f64,
-                threshold: 0.0,
-                unit: "first sights".to_owned(),
-                hosts,
-                services,
-                ..Evidence::default()
-            },
-            score: score(count as f64, 0.0),
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let sentence = format!(
+            "{source} used {things} {} that it had not used for {} days: {} of {}",
+            during(start, self.bin),
+            self.memory.as_secs() / 86_400,
+            few(&services),
+            few(&hosts)
+        );
+        let evidence = first_sights(count, hosts, services);
+        claim(&self.card, Subject::host(source), Window { start, end: now }, &tally, evidence, sentence)
     }
+}
+
+fn first_sights(count: usize, hosts: Vec<Address>, services: Vec<String>) -> Evidence {
+    Evidence { value: count as f64, threshold: 0.0, unit: "first sights".to_owned(), hosts, services, ..Evidence::default() }
 }
 
 /// The first three, and whether there are more.

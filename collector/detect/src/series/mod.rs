@@ -16,6 +16,7 @@ pub(crate) mod smb;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_kql::stats;
 
 use crate::facts::{Facts, Interest};
-use crate::finding::{Finding, Variant};
+use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
 use crate::row::{Part, Row};
 use crate::rules::Exclude;
 use crate::scan::{ALL_BUT_TAILS, is_countable};
@@ -148,6 +149,30 @@ pub(crate) fn during(start: Timestamp, length: Duration) -> String {
 /// `value` over `threshold` for sorting, or `value` where the threshold is zero.
 pub(crate) fn score(value: f64, threshold: f64) -> f64 {
     crate::finding::round2(if threshold > 0.0 { value / threshold } else { value })
+}
+
+/// What the rule with `card` says of `tally`, which belongs to `window`; as heavy as the value of `evidence` is over its threshold.
+pub(crate) fn claim(
+    card: &Arc<RuleCard>,
+    subject: Subject,
+    window: Window,
+    tally: &Tally,
+    evidence: Evidence,
+    sentence: String,
+) -> Finding {
+    Finding {
+        rule: card.clone(),
+        stage: Stage::Closed,
+        subject,
+        window,
+        first: tally.first,
+        last: tally.last,
+        sentence,
+        advice: String::new(),
+        score: score(evidence.value, evidence.threshold),
+        confidence: card.variant.confidence(),
+        evidence,
+    }
 }
 
 /// Puts what was found since `from` in order of weight, heaviest first, and keeps `most`.

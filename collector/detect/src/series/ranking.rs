@@ -18,10 +18,10 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Past, Schedule};
 use super::history::longest_silent;
-use super::{Sums, Tally, during, keep_top, looked_at, looks_at};
+use super::{Sums, Tally, claim, during, keep_top, looked_at, looks_at};
 use crate::Mode;
 use crate::facts::Interest;
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::finding::{Evidence, Finding, RuleCard, Subject, Variant, Window};
 use crate::hash::{Map, table_bytes};
 use crate::row::Row;
 use crate::rules::Exclude;
@@ -104,27 +104,13 @@ impl Ranking {
 
     fn finding(&self, host: Address, facet: &str, value: f64, tally: &Tally, window: Window) -> Finding {
         let per = if self.card.variant == Variant::Exact { "row" } else { "hour" };
-        Finding {
-            sentence: format!(
-                "the {facet} of {host} per {per} varied by {value:.1} (standard deviation) {}",
-                during(window.start, window.end.since(window.start))
-            ),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: Subject { facet: Some(facet.to_owned()), ..Subject::host(host) },
-            window,
-            first: tally.first,
-            last: tally.last,
-            evidence: Evidence {
-                value,
-                threshold: 0.0,
-                unit: format!("{facet} per {per}, standard deviation"),
-                ..Evidence::default()
-            },
-            score: crate::finding::round2(value),
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let sentence = format!(
+            "the {facet} of {host} per {per} varied by {value:.1} (standard deviation) {}",
+            during(window.start, window.end.since(window.start))
+        );
+        let subject = Subject { facet: Some(facet.to_owned()), ..Subject::host(host) };
+        let unit = format!("{facet} per {per}, standard deviation");
+        claim(&self.card, subject, window, tally, Evidence { value, threshold: 0.0, unit, ..Evidence::default() }, sentence)
     }
 }
 

@@ -31,10 +31,10 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::History;
-use super::{Tally, during, flows, looked_at, looks_at, mean_and_stdev, score};
+use super::{Tally, claim, during, flows, looked_at, looks_at, mean_and_stdev};
 use crate::card::Card;
 use crate::facts::{Facts, Interest};
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::finding::{Evidence, Finding, RuleCard, Subject, Variant, Window};
 use crate::row::Row;
 use crate::rules::Exclude;
 
@@ -103,19 +103,9 @@ impl Rates {
             What::Destinations => ("reached", "hosts"),
         };
         let times = if self.what == What::Denials { " times" } else { " hosts" };
-        Finding {
-            sentence: format!("{source} {did} {value}{times} {}, where {:.1} are usual", during(start, self.bin), usual.mean),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: Subject::pair(source, usual.destination),
-            window: Window { start, end: now },
-            first: tally.first,
-            last: tally.last,
-            evidence: Evidence { value, threshold: usual.threshold, unit: unit.to_owned(), ..Evidence::default() },
-            score: score(value, usual.threshold),
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let sentence = format!("{source} {did} {value}{times} {}, where {:.1} are usual", during(start, self.bin), usual.mean);
+        let evidence = Evidence { value, threshold: usual.threshold, unit: unit.to_owned(), ..Evidence::default() };
+        claim(&self.card, Subject::pair(source, usual.destination), Window { start, end: now }, &tally, evidence, sentence)
     }
 }
 

@@ -21,9 +21,9 @@ use spanwatch_common::time::Timestamp;
 
 use super::bins::{self, Schedule};
 use super::history::{Bins, History, series};
-use super::{Tally, during, flows, looked_at, looks_at, robust_z, score};
+use super::{Tally, claim, during, flows, looked_at, looks_at, robust_z};
 use crate::facts::{Facts, Interest};
-use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Variant, Window};
+use crate::finding::{Evidence, Finding, RuleCard, Subject, Variant, Window};
 use crate::ports::PortSet;
 use crate::roles::Role;
 use crate::row::Row;
@@ -89,19 +89,9 @@ impl Smb {
             Variant::Exact => (self.deviation_max, "of the days before", format!("and {usual:.0} in all the days before")),
             Variant::Fixed => (self.z_min, "deviations above the median", format!("where {usual:.0} are usual")),
         };
-        Finding {
-            sentence: format!("{source} opened {} SMB flows to port {port} {}, {before}", tally.count, during(start, self.bin)),
-            rule: self.card.clone(),
-            stage: Stage::Closed,
-            subject: Subject::host(source).with_port(port),
-            window: Window { start, end: now },
-            first: tally.first,
-            last: tally.last,
-            evidence: Evidence { value, threshold, unit: unit.to_owned(), ..Evidence::default() },
-            score: score(value, threshold),
-            confidence: self.card.variant.confidence(),
-            advice: String::new(),
-        }
+        let sentence = format!("{source} opened {} SMB flows to port {port} {}, {before}", tally.count, during(start, self.bin));
+        let evidence = Evidence { value, threshold, unit: unit.to_owned(), ..Evidence::default() };
+        claim(&self.card, Subject::host(source).with_port(port), Window { start, end: now }, &tally, evidence, sentence)
     }
 }
 

@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::map::{self, MAP, Value};
-use super::{PRODUCT, VENDOR, VERSION, number, percent, set};
+use super::map::{MAP, Value};
+use super::{PRODUCT, VENDOR, VERSION, json_of, set};
 use crate::{Alert, Class};
 
 /// The version of the schema.
@@ -46,14 +46,5 @@ pub fn object(alert: &Alert) -> Json {
 }
 
 fn written(value: Value) -> Json {
-    match value {
-        Value::Absent => Json::Null,
-        Value::Text(text) => text.into(),
-        Value::Texts(texts) => texts.into(),
-        Value::Number(value) => number(value),
-        Value::Count(count) => count.into(),
-        Value::Share(share) => percent(share).into(),
-        Value::Time(at) => at.to_string().into(),
-        Value::Severity(severity) => map::severity(severity).asim.into(),
-    }
+    json_of(value, |severity| severity.asim.into())
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::map::{self, MAP, Value};
-use super::{PRODUCT, VENDOR, VERSION, attack, number, set};
+use super::map::{MAP, Value};
+use super::{PRODUCT, VENDOR, VERSION, attack, json_of, number, set};
 use crate::{Alert, Class};
 
 /// The version of the schema.
@@ -76,12 +76,7 @@ fn threat(alert: &Alert, root: &mut Map<String, Json>) {
 
 fn written(value: Value) -> Json {
     match value {
-        Value::Absent => Json::Null,
-        Value::Text(text) => text.into(),
-        Value::Texts(texts) => texts.into(),
-        Value::Number(value) | Value::Share(value) => number(value),
-        Value::Count(count) => count.into(),
-        Value::Time(at) => at.to_string().into(),
-        Value::Severity(severity) => map::severity(severity).ecs.into(),
+        Value::Share(share) => number(share),
+        value => json_of(value, |severity| severity.ecs.into()),
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use spanwatch_detect::finding::Evidence;
 
+use self::map::SeverityNames;
 pub use self::map::{Field, MAP, SEVERITIES, Value};
 use crate::Alert;
 
@@ -135,6 +136,20 @@ fn set(root: &mut Map<String, Json>, path: &str, value: impl Into<Json>) {
                 set(inner, rest, value);
             }
         }
+    }
+}
+
+/// `value` as most formats in JSON write it: shares in percent, times as text, severities by the name that is theirs.
+fn json_of(value: Value, severity: impl Fn(&SeverityNames) -> Json) -> Json {
+    match value {
+        Value::Absent => Json::Null,
+        Value::Text(text) => text.into(),
+        Value::Texts(texts) => texts.into(),
+        Value::Number(value) => number(value),
+        Value::Count(count) => count.into(),
+        Value::Share(share) => percent(share).into(),
+        Value::Time(at) => at.to_string().into(),
+        Value::Severity(ours) => severity(map::severity(ours)),
     }
 }
 

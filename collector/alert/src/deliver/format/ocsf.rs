@@ -11,7 +11,7 @@ use spanwatch_detect::finding::Sighting;
 use spanwatch_detect::row::Outcome;
 
 use super::map::{self, MAP, Value};
-use super::{PRODUCT, VENDOR, VERSION, attack, number, percent, set};
+use super::{PRODUCT, VENDOR, VERSION, attack, json_of, set};
 use crate::{Alert, AlertState};
 
 /// The version of the schema.
@@ -145,14 +145,8 @@ fn head(class: u64, activity: u64, category: u64, captions: (&str, &str, &str)) 
 
 fn written(value: Value) -> Json {
     match value {
-        Value::Absent => Json::Null,
-        Value::Text(text) => text.into(),
-        Value::Texts(texts) => texts.into(),
-        Value::Number(value) => number(value),
-        Value::Count(count) => count.into(),
-        Value::Share(share) => percent(share).into(),
         Value::Time(at) => at.as_millis().into(),
-        Value::Severity(severity) => map::severity(severity).ocsf.into(),
+        value => json_of(value, |severity| severity.ocsf.into()),
     }
 }
 

@@ -5,8 +5,8 @@ use spanwatch_common::net::Prefix;
 
 use super::rhythm::{Age, Contacts, Standing, Weights, score};
 use crate::roles::Role;
-use crate::tests::{at, host, replay, rules, talk};
-use crate::{Detection, Finding, Mode, Roles, RuleFile, Variant};
+use crate::tests::{at, host, replay, rules, stream, talk};
+use crate::{Detection, Mode, Roles, RuleFile, Variant};
 
 const ONLY: &[&str] = &["ND-10"];
 const HOUR: f64 = 3_600.0;
@@ -151,25 +151,9 @@ fn killed_and_restored_midway_it_tells_the_same() {
         records.extend(flows(&source, "203.0.113.9", 443, &calls(&mut chance, (0.0, 40.0 * HOUR), period, jitter, 0.1), |_| 600));
     }
     records.sort_by_key(|record| record.start[0]);
-    let run = |kill_at: Option<usize>| -> Vec<Finding> {
-        let mut detection = Detection::new(&only(ONLY), Mode::Stream);
-        let mut findings = Vec::new();
-        for (i, record) in records.iter().enumerate() {
-            if kill_at == Some(i) {
-                let state = detection.snapshot();
-                detection = Detection::new(&only(ONLY), Mode::Stream);
-                assert!(detection.restore(&state).expect("our own").is_empty());
-            }
-            // A stream does not believe what is minutes ahead of its last poll.
-            detection.poll(record.start[0], &mut findings);
-            detection.observe("tap", record);
-        }
-        detection.finish(&mut findings);
-        findings
-    };
-    let whole = run(None);
+    let whole = stream(&only(ONLY), &records, None);
     assert!(whole.len() >= 3, "{}", whole.len());
-    assert_eq!(run(Some(records.len() / 3)), whole);
+    assert_eq!(stream(&only(ONLY), &records, Some(records.len() / 3)), whole);
 }
 
 /// One series of calls as the score wants it: the last day before `edge`.

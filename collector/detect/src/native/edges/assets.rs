@@ -20,12 +20,11 @@ use spanwatch_common::time::Timestamp;
 use super::bindings::{self, Bindings, Bounds, Takeover, mac_text};
 use super::churn::{Churn, Network};
 use super::known::Sight;
-use super::{Known, Learning, MINUTE, Recent, claim, day_of, days, few, fingerprint, graver, halves, own_ends, span};
+use super::{Known, Learning, Recent, claim, day_of, days, few, fingerprint, graver, halves, learner_parts, own_ends, span};
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Sighting, Stage, Subject, service_name};
 use crate::row::{Outcome, Row};
 use crate::rules::{Common, Exclude};
 use crate::sites::FlowClass;
-use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Detector, State};
 
 /// The numbers of ND-14.
@@ -83,8 +82,7 @@ impl Assets {
 
     /// `address` spoke in `row`, from the device with `mac` if that is seen.
     fn meet(&mut self, row: &Row, observer: u16, address: Address, mac: Option<u64>, findings: &mut Vec<Finding>) {
-        let excluded = |prefixes: &[Prefix]| prefixes.iter().any(|prefix| prefix.contains(address));
-        if excluded(&self.exclude.sources) || excluded(&self.exclude.destinations) {
+        if self.exclude.covers_host(address) {
             return;
         }
         let learned = self.memory.learning.is_over(observer, row.at, self.numbers.learn);
@@ -231,6 +229,25 @@ impl Assets {
         }
     }
 
+    /// A minute ends.
+    fn turn(&mut self, before: Timestamp, minute: Timestamp, findings: &mut Vec<Finding>) {
+        // What is late by the rule's lateness still belongs to yesterday.
+        let today = day_of(minute.minus(self.lateness));
+        if day_of(before.minus(self.lateness)) < today {
+            self.memory.addresses.expire(today.saturating_sub(days(self.numbers.memory)));
+            for (prefix, network) in self.memory.churn.close(today, self.numbers.network_new_max) {
+                if network.is_dynamic() || network.told > 0 && network.fresh > network.told {
+                    findings.push(self.many(prefix, &network, Stage::Closed));
+                }
+            }
+        }
+    }
+
+    fn learned(&self) -> (usize, String) {
+        let count = self.memory.addresses.len();
+        (count, format!("{count} addresses that speak"))
+    }
+
     fn account(&mut self) {
         let Memory { addresses, bindings, churn, refused, .. } = &self.memory;
         self.state.keys = addresses.len();
@@ -262,57 +279,11 @@ impl Detector for Assets {
         }
     }
 
-    fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
-        let minute = newest.floor(MINUTE);
-        if minute <= self.memory.minute {
-            return;
-        }
-        let old = std::mem::replace(&mut self.memory.minute, minute);
-        // What is late by the rule's lateness still belongs to yesterday.
-        let today = day_of(minute.minus(self.lateness));
-        if day_of(old.minus(self.lateness)) < today {
-            self.memory.addresses.expire(today.saturating_sub(days(self.numbers.memory)));
-            for (prefix, network) in self.memory.churn.close(today, self.numbers.network_new_max) {
-                if network.is_dynamic() || network.told > 0 && network.fresh > network.told {
-                    findings.push(self.many(prefix, &network, Stage::Closed));
-                }
-            }
-        }
-        let count = self.memory.addresses.len();
-        let what = format!("{count} addresses that speak");
-        self.memory.learning.reports(&self.card, minute, self.numbers.learn, (count, &what), findings);
-        self.account();
-    }
-
     fn flush(&mut self, _findings: &mut Vec<Finding>) {
         self.account();
     }
 
-    fn wants_order(&self) -> bool {
-        true
-    }
-
-    fn state(&self) -> &State {
-        &self.state
-    }
-
-    fn lateness(&self) -> Duration {
-        self.lateness
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        pack(&self.memory)
-    }
-
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let memory: Memory = unpack(bytes)?;
-        if !memory.recent.is_whole() {
-            return Err(RestoreError::new("a table has another size"));
-        }
-        self.memory = memory;
-        self.account();
-        Ok(())
-    }
+    learner_parts!();
 }
 
 /// Whether the MAC addresses of `row` are of its own time: those of a later slice are of the flow's first frame, which may be long ago.

@@ -22,8 +22,8 @@ use spanwatch_common::time::Timestamp;
 
 use super::known::Sight;
 use super::{
-    HOUR, Known, Learning, MINUTE, Recent, claim, conversed, day_of, days, few, fingerprint, graver, halves, opened, own_ends,
-    span,
+    HOUR, Known, Learning, Recent, claim, conversed, day_of, days, few, fingerprint, graver, halves, learner_parts, opened,
+    own_ends, span,
 };
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, clock_face, service_name};
 use crate::hash::Map;
@@ -34,7 +34,6 @@ use crate::row::Row;
 use crate::rules::{Common, Exclude, PortRange};
 use crate::scan::is_countable;
 use crate::series::history::longest_silent;
-use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Detector, State};
 
 /// Hops of one host that are kept; the earliest go.
@@ -357,6 +356,24 @@ impl Lateral {
         }
     }
 
+    /// A minute ends.
+    fn turn(&mut self, before: Timestamp, minute: Timestamp, findings: &mut Vec<Finding>) {
+        self.prune(minute, findings);
+        if day_of(before) < day_of(minute) {
+            let Memory { edges, clients, sources, newcomers, .. } = &mut self.memory;
+            let horizon = day_of(minute).saturating_sub(days(self.numbers.memory));
+            edges.expire(horizon);
+            sources.expire(horizon);
+            newcomers.expire(day_of(minute).saturating_sub(1));
+            clients.retain(|_, clients| clients.day >= horizon);
+        }
+    }
+
+    fn learned(&self) -> (usize, String) {
+        let Memory { edges, clients, .. } = &self.memory;
+        (edges.len(), format!("{} ways to {} administration services", edges.len(), clients.len()))
+    }
+
     fn account(&mut self) {
         let Memory { edges, sources, newcomers, clients, hosts, evicted, refused, .. } = &self.memory;
         let hops: usize = hosts.values().map(|host| host.out.len() + host.into.len()).sum();
@@ -393,27 +410,6 @@ impl Detector for Lateral {
         findings.extend(self.fan_out(row.source, row, clients));
     }
 
-    fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
-        let minute = newest.floor(MINUTE);
-        if minute <= self.memory.minute {
-            return;
-        }
-        let old = std::mem::replace(&mut self.memory.minute, minute);
-        self.prune(minute, findings);
-        if day_of(old) < day_of(minute) {
-            let Memory { edges, clients, sources, newcomers, .. } = &mut self.memory;
-            let horizon = day_of(minute).saturating_sub(days(self.numbers.memory));
-            edges.expire(horizon);
-            sources.expire(horizon);
-            newcomers.expire(day_of(minute).saturating_sub(1));
-            clients.retain(|_, clients| clients.day >= horizon);
-        }
-        let Memory { learning, edges, clients, .. } = &mut self.memory;
-        let what = format!("{} ways to {} administration services", edges.len(), clients.len());
-        learning.reports(&self.card, minute, self.numbers.learn, (edges.len(), &what), findings);
-        self.account();
-    }
-
     fn flush(&mut self, findings: &mut Vec<Finding>) {
         let end = self
             .memory
@@ -423,31 +419,7 @@ impl Detector for Lateral {
         self.account();
     }
 
-    fn wants_order(&self) -> bool {
-        true
-    }
-
-    fn state(&self) -> &State {
-        &self.state
-    }
-
-    fn lateness(&self) -> Duration {
-        self.lateness
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        pack(&self.memory)
-    }
-
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let memory: Memory = unpack(bytes)?;
-        if !memory.recent.is_whole() {
-            return Err(RestoreError::new("a table has another size"));
-        }
-        self.memory = memory;
-        self.account();
-        Ok(())
-    }
+    learner_parts!();
 }
 
 /// Whom an edge belongs to: a host, and in IPv6 its network, because hosts there change their addresses daily (RFC 8981).

@@ -36,6 +36,7 @@ pub(crate) use services::Services;
 pub(crate) use silence::Silence;
 
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, Window};
+use crate::native::span;
 use crate::row::{Contact, Outcome, Row};
 use crate::sites::FlowClass;
 
@@ -46,6 +47,47 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY_SECS: u64 = 86_400;
 /// All of a cloud's flow logs learn together: each interface is an observer, and a new machine has a new one.
 const CLOUD: &str = "cloud";
+
+/// The parts of [`Detector`](crate::Detector) that are the same for all four. What they know, and is saved, is their `memory`; `turn` does
+/// what the end of a minute brings, `learned` counts what they know and says it, `account` what it takes.
+macro_rules! learner_parts {
+    () => {
+        fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
+            let minute = newest.floor($crate::native::edges::MINUTE);
+            if minute <= self.memory.minute {
+                return;
+            }
+            let before = std::mem::replace(&mut self.memory.minute, minute);
+            self.turn(before, minute, findings);
+            let (count, what) = self.learned();
+            self.memory.learning.reports(&self.card, minute, self.numbers.learn, (count, &what), findings);
+            self.account();
+        }
+
+        fn wants_order(&self) -> bool {
+            true
+        }
+
+        fn state(&self) -> &$crate::State {
+            &self.state
+        }
+
+        fn lateness(&self) -> Duration {
+            self.lateness
+        }
+
+        fn snapshot(&self) -> Vec<u8> {
+            $crate::snapshot::pack(&self.memory)
+        }
+
+        fn restore(&mut self, bytes: &[u8]) -> Result<(), $crate::snapshot::RestoreError> {
+            self.memory = $crate::snapshot::unpack(bytes)?;
+            self.account();
+            Ok(())
+        }
+    };
+}
+use learner_parts;
 
 /// A number for a thing made of `parts`, the same in every process: it stands in snapshots.
 pub(crate) fn fingerprint(parts: &[u64]) -> u64 {
@@ -217,16 +259,6 @@ pub(crate) fn graver(card: &RuleCard, severity: Severity, techniques: &[&str]) -
         }
     }
     Arc::new(card)
-}
-
-/// `45 s`, `12 min`, `3 h`, `14 days`.
-pub(crate) fn span(span: Duration) -> String {
-    match span.as_secs() {
-        secs @ 0..120 => format!("{secs} s"),
-        secs @ 120..7_200 => format!("{} min", secs / 60),
-        secs @ 7_200..172_800 => format!("{} h", secs / 3_600),
-        secs => format!("{} days", secs / DAY_SECS),
-    }
 }
 
 /// The first three of `things`, and how many more there are.

@@ -23,8 +23,8 @@ use spanwatch_common::time::Timestamp;
 
 use super::known::Sight;
 use super::{
-    HOUR, Known, Learning, MINUTE, Recent, claim, conversed, day_of, days, few, fingerprint, graver, halves, opened, own_ends,
-    span,
+    HOUR, Known, Learning, Recent, claim, conversed, day_of, days, few, fingerprint, graver, halves, learner_parts, opened,
+    own_ends, span,
 };
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, service_name};
 use crate::hash::Map;
@@ -37,7 +37,6 @@ use crate::rules::{Common, Exclude, PortRange};
 use crate::scan::is_countable;
 use crate::series::history::longest_silent;
 use crate::sites::FlowClass;
-use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Detector, State};
 
 /// Hosts with new services in open hours that are kept; beyond, new services of further hosts are learned and not told.
@@ -267,6 +266,21 @@ impl Services {
         }
     }
 
+    /// A minute ends.
+    fn turn(&mut self, before: Timestamp, minute: Timestamp, findings: &mut Vec<Finding>) {
+        self.close(minute.minus(self.lateness), findings);
+        let today = day_of(minute);
+        if day_of(before) < today {
+            self.memory.services.expire(today.saturating_sub(days(self.numbers.memory)));
+            self.memory.candidates.retain(|_, candidate| candidate.day + 1 >= today);
+        }
+    }
+
+    fn learned(&self) -> (usize, String) {
+        let count = self.memory.services.len();
+        (count, format!("{count} services"))
+    }
+
     fn account(&mut self) {
         let Memory { services, candidates, fleets, hosts, evicted, refused, .. } = &self.memory;
         self.state.keys = services.len();
@@ -314,55 +328,13 @@ impl Detector for Services {
         }
     }
 
-    fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
-        let minute = newest.floor(MINUTE);
-        if minute <= self.memory.minute {
-            return;
-        }
-        let old = std::mem::replace(&mut self.memory.minute, minute);
-        self.close(minute.minus(self.lateness), findings);
-        let today = day_of(minute);
-        if day_of(old) < today {
-            self.memory.services.expire(today.saturating_sub(days(self.numbers.memory)));
-            self.memory.candidates.retain(|_, candidate| candidate.day + 1 >= today);
-        }
-        let count = self.memory.services.len();
-        let what = format!("{count} services");
-        self.memory.learning.reports(&self.card, minute, self.numbers.learn, (count, &what), findings);
-        self.account();
-    }
-
     fn flush(&mut self, findings: &mut Vec<Finding>) {
         let end = self.memory.hosts.values().map(|host| host.last).max().unwrap_or_default();
         self.close(end.plus(HOUR), findings);
         self.account();
     }
 
-    fn wants_order(&self) -> bool {
-        true
-    }
-
-    fn state(&self) -> &State {
-        &self.state
-    }
-
-    fn lateness(&self) -> Duration {
-        self.lateness
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        pack(&self.memory)
-    }
-
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let memory: Memory = unpack(bytes)?;
-        if !memory.recent.is_whole() {
-            return Err(RestoreError::new("a table has another size"));
-        }
-        self.memory = memory;
-        self.account();
-        Ok(())
-    }
+    learner_parts!();
 }
 
 fn service(address: Address, protocol: u8, port: u16, outside: bool) -> u64 {

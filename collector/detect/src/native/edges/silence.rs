@@ -22,13 +22,12 @@ use spanwatch_common::cloud::Origin;
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
-use super::{Learning, MINUTE, Recent, claim, fingerprint, halves, own_ends, span};
+use super::{Learning, Recent, claim, fingerprint, halves, learner_parts, own_ends, span};
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face};
 use crate::hash::Map;
 use crate::row::{Outcome, Row};
 use crate::rules::{Common, Exclude};
 use crate::sites::FlowClass;
-use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Detector, State};
 
 /// Seconds of a step.
@@ -162,8 +161,7 @@ impl Silence {
     /// `address` was heard.
     fn hear(&mut self, address: Address, observer: u16, heard: Heard, findings: &mut Vec<Finding>) {
         let Heard { from, until, met } = heard;
-        let excluded = |prefixes: &[spanwatch_common::net::Prefix]| prefixes.iter().any(|prefix| prefix.contains(address));
-        if excluded(&self.exclude.sources) || excluded(&self.exclude.destinations) {
+        if self.exclude.covers_host(address) {
             return;
         }
         let Memory { hosts, observers, refused, .. } = &mut self.memory;
@@ -213,8 +211,8 @@ impl Silence {
         times.max(steps(self.numbers.silence_min))
     }
 
-    /// Looks for those who are silent at the full minute `now`.
-    fn look(&mut self, now: Timestamp, findings: &mut Vec<Finding>) {
+    /// Looks for those who are silent when a minute ends.
+    fn turn(&mut self, _before: Timestamp, now: Timestamp, findings: &mut Vec<Finding>) {
         let (learn, pause_max, reached) = (steps(self.numbers.learn), steps(self.numbers.pause_max), step(now));
         // Per observer: hosts watched, and silent ones.
         let mut watched: BTreeMap<u16, (u32, u32)> = BTreeMap::new();
@@ -328,6 +326,11 @@ impl Silence {
         }
     }
 
+    fn learned(&self) -> (usize, String) {
+        let count = self.memory.hosts.len();
+        (count, format!("the pauses of {count} hosts"))
+    }
+
     fn account(&mut self) {
         let Memory { hosts, refused, .. } = &self.memory;
         self.state.keys = hosts.len();
@@ -371,49 +374,12 @@ impl Detector for Silence {
         }
     }
 
-    fn advance(&mut self, newest: Timestamp, findings: &mut Vec<Finding>) {
-        let minute = newest.floor(MINUTE);
-        if minute <= self.memory.minute {
-            return;
-        }
-        self.memory.minute = minute;
-        self.look(minute, findings);
-        let count = self.memory.hosts.len();
-        let what = format!("the pauses of {count} hosts");
-        self.memory.learning.reports(&self.card, minute, self.numbers.learn, (count, &what), findings);
-        self.account();
-    }
-
     // That nothing comes any more is nobody's silence.
     fn flush(&mut self, _findings: &mut Vec<Finding>) {
         self.account();
     }
 
-    fn wants_order(&self) -> bool {
-        true
-    }
-
-    fn state(&self) -> &State {
-        &self.state
-    }
-
-    fn lateness(&self) -> Duration {
-        self.lateness
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        pack(&self.memory)
-    }
-
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let memory: Memory = unpack(bytes)?;
-        if !memory.recent.is_whole() {
-            return Err(RestoreError::new("a table has another size"));
-        }
-        self.memory = memory;
-        self.account();
-        Ok(())
-    }
+    learner_parts!();
 }
 
 fn in_day(finding: Finding) -> Finding {

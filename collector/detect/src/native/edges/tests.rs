@@ -4,7 +4,7 @@ use spanwatch_common::flow::{FlowRecord, FlowState, protocol};
 
 use crate::finding::{Finding, Severity, Stage};
 use crate::roles::{Role, Roles};
-use crate::tests::{at, host, knock, rules, talk};
+use crate::tests::{at, host, knock, rules, stream, talk};
 use crate::{Detection, Mode, RuleFile};
 
 const TCP: u8 = protocol::TCP;
@@ -48,26 +48,11 @@ fn after_a_week(mut more: Vec<FlowRecord>) -> Vec<FlowRecord> {
 
 /// Runs `records` in one go, and again with a restart in the middle: the same must come out.
 fn assert_survives_a_restart(rules: &RuleFile, records: &[FlowRecord]) {
-    let stream = |restart: bool| {
-        let mut sorted: Vec<&FlowRecord> = records.iter().collect();
-        sorted.sort_by_key(|record| record.first());
-        let mut detection = Detection::new(rules, Mode::Stream);
-        let mut findings = Vec::new();
-        for (number, record) in sorted.iter().enumerate() {
-            if restart && number == sorted.len() * 9 / 10 {
-                let bytes = detection.snapshot();
-                detection = Detection::new(rules, Mode::Stream);
-                assert_eq!(detection.restore(&bytes).expect("our own"), Vec::<String>::new());
-            }
-            detection.observe("tap", record);
-            detection.poll(record.last(), &mut findings);
-        }
-        detection.finish(&mut findings);
-        findings
-    };
-    let findings = stream(false);
+    let mut sorted = records.to_vec();
+    sorted.sort_by_key(FlowRecord::first);
+    let findings = stream(rules, &sorted, None);
     assert!(!findings.is_empty());
-    assert_eq!(findings, stream(true));
+    assert_eq!(findings, stream(rules, &sorted, Some(sorted.len() * 9 / 10)));
 }
 
 const WEEK: f64 = 8.0 * DAY;

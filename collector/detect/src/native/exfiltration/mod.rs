@@ -24,6 +24,7 @@
 //! hosts and day; 50 per network. When full, an eighth goes: hosts silent for longest, those without a past first; pairs with the
 //! fewest octets; networks silent for longest.
 
+mod case;
 mod past;
 mod peers;
 mod sums;
@@ -34,19 +35,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use spanwatch_common::cloud::Direction;
 use spanwatch_common::flow::{FORWARD, REVERSE, protocol};
 use spanwatch_common::net::Address;
 use spanwatch_common::time::Timestamp;
 
-use self::past::{Basis, HOURS, Usual, Watched, usual_day, usual_hour};
+use self::case::{Case, CaseKey, Facet, Measure, Told, confidence};
+use self::past::{Basis, HOURS, Watched, usual_day, usual_hour};
 use self::peers::{Peers, Standing};
 use self::sums::{Host, Pair, PairKey, Traffic};
 use crate::facts::{Facts, Interest};
-use crate::finding::{Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2, service_name};
+use crate::finding::{Finding, RuleCard, Sighting, Stage};
 use crate::hash::Map;
-use crate::native::{in_bytes, network};
+use crate::native::network;
 use crate::roles::Role;
 use crate::row::{Part, Row};
 use crate::rules::transfers::Exfiltration as Settings;
@@ -68,41 +69,6 @@ const ONE_WAY: u64 = 2;
 const UPLOAD: u64 = 10;
 /// A host without a past is forgotten after so many hours of silence, one with after four weeks.
 const FORGOTTEN_AFTER: [u32; 2] = [14 * 24, HOURS as u32];
-
-/// Which of the tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-enum Facet {
-    Hour,
-    Upload,
-    Day,
-    Tunnel,
-}
-
-/// Something that was told and goes on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Case {
-    /// Octets when it was last told.
-    told: u64,
-    finding: Told,
-}
-
-/// As much of a finding as its last word needs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Told {
-    first: Timestamp,
-    last: Timestamp,
-    bar: f64,
-    median: Option<f64>,
-    basis: String,
-    confidence: f64,
-    service: Option<(u8, u16)>,
-    towards: u128,
-    rows: Vec<Sighting>,
-    series: Vec<f64>,
-}
-
-/// What a case is about: which test, the host, the peer (0 for all), the start of the hour or day.
-type CaseKey = (Facet, u128, u128, Timestamp);
 
 /// ND-11.
 pub(crate) struct Exfiltration {
@@ -274,102 +240,10 @@ impl Exfiltration {
             series.extend(host.and_then(|host| host.past.as_ref()).map(|past| past.last_hours(hour, 24)).unwrap_or_default());
             series.push(traffic.out as f64);
         }
-        let told = Told {
-            first,
-            last: row.at,
-            bar: measure.bar,
-            median: measure.usual.filter(|usual| usual.basis != Basis::Nothing).map(|usual| usual.median),
-            basis: match measure.usual {
-                Some(usual) => basis(usual, facet),
-                None if measure.new => "and nobody did a week ago".to_owned(),
-                None => "but all has been watched for less than a week, so what is new is not known".to_owned(),
-            },
-            confidence: measure.confidence,
-            service: measure.service,
-            towards: measure.towards,
-            rows,
-            series,
-        };
-        let finding = self.finding(key, traffic, &told, stage);
+        let told = Told::of(facet, (first, row.at), &measure, rows, series);
+        let finding = told.finding(&self.rule, key, traffic, stage);
         self.cases.insert(key, Case { told: traffic.out, finding: told });
         finding
-    }
-
-    fn finding(&self, (facet, source, peer, start): CaseKey, traffic: Traffic, told: &Told, stage: Stage) -> Finding {
-        let (source, towards) = (Address(source), Address(told.towards));
-        let (out, back) = (in_bytes(traffic.out as f64), in_bytes(traffic.back as f64));
-        let end = start.plus(if facet == Facet::Hour { HOUR } else { HOUR * 24 });
-        let since = match facet {
-            Facet::Hour => format!("in the hour from {}", clock_face(start)),
-            _ => "since midnight UTC".to_owned(),
-        };
-        let sentence = match facet {
-            Facet::Hour => format!("{source} sent out {out} {since}, most to {towards}; {}", told.basis),
-            Facet::Day => {
-                format!(
-                    "{source} sent out {out} {since}, much of it to {towards}, where hardly any other host sends; {}",
-                    told.basis
-                )
-            }
-            Facet::Upload => {
-                format!(
-                    "{source} sent {out} to {towards} {since} and got {back} back; hardly any other host sends to that network, {}",
-                    told.basis
-                )
-            }
-            Facet::Tunnel => {
-                let service = told.service.map(|(protocol, port)| service_name(protocol, port)).unwrap_or_default();
-                format!("{source} sent {out} to {towards} over {service} {since}, which is more than such messages need")
-            }
-        };
-        let advice = match facet {
-            Facet::Tunnel => format!("Find out what {source} sends there; if it resolves names for others, give it the role dns"),
-            _ => format!(
-                "Ask the owner of {source} what was sent to {towards}; if it is a backup, give one of them the role backup"
-            ),
-        };
-        let subject = match peer {
-            0 => Subject::host(source),
-            peer => Subject::pair(source, Address(peer)),
-        };
-        let facet = match facet {
-            Facet::Hour => "hour",
-            Facet::Upload => "upload",
-            Facet::Day => "day",
-            Facet::Tunnel => "tunnel",
-        };
-        let mut observers: Vec<String> = told.rows.iter().map(|row| row.observer.clone()).collect();
-        observers.sort_unstable();
-        observers.dedup();
-        Finding {
-            rule: self.rule.clone(),
-            stage,
-            subject: Subject {
-                facet: Some(facet.to_owned()),
-                protocol: told.service.map(|(protocol, _)| protocol),
-                port: told.service.map(|(_, port)| port).filter(|&port| port > 0),
-                ..subject
-            },
-            window: Window { start, end },
-            first: told.first,
-            last: told.last,
-            sentence,
-            advice,
-            score: round2(traffic.out as f64 / told.bar.max(1.0)),
-            confidence: told.confidence,
-            evidence: Evidence {
-                value: traffic.out as f64,
-                threshold: told.bar.round(),
-                unit: "octets sent out".to_owned(),
-                octets: Some(traffic.out.saturating_add(traffic.back)),
-                baseline: told.median.map(f64::round),
-                series: told.series.clone(),
-                rows: told.rows.clone(),
-                hosts: vec![towards],
-                observers,
-                ..Evidence::default()
-            },
-        }
     }
 
     /// Closes the oldest open hour, and the day with its last.
@@ -390,7 +264,7 @@ impl Exfiltration {
             let Some(case) = self.cases.remove(&key) else { continue };
             let traffic = self.traffic(key, hour, day, &case);
             if traffic.out > case.told {
-                findings.push(self.finding(key, traffic, &case.finding, Stage::Closed));
+                findings.push(case.finding.finding(&self.rule, key, traffic, Stage::Closed));
             }
         }
         let (mut bytes, mut anything) = (0, false);
@@ -438,38 +312,6 @@ impl Exfiltration {
         while self.hour + 1 < hour {
             self.close_hour(findings);
         }
-    }
-}
-
-/// What was measured against what.
-struct Measure {
-    bar: f64,
-    usual: Option<Usual>,
-    confidence: f64,
-    service: Option<(u8, u16)>,
-    towards: u128,
-    /// Whether nobody sent there a week ago.
-    new: bool,
-}
-
-fn confidence(basis: Basis, to_few: bool) -> f64 {
-    let by_basis = match basis {
-        Basis::Nothing => 0.3,
-        Basis::Days(_) => 0.6,
-        Basis::Weeks(_) => 0.75,
-    };
-    if to_few { by_basis + 0.1 } else { by_basis }
-}
-
-/// `usual for this hour of the week are 12.0 MB (median of 3 weeks)`.
-fn basis(usual: Usual, facet: Facet) -> String {
-    let median = in_bytes(usual.median);
-    match (facet, usual.basis) {
-        (_, Basis::Nothing) => "nothing is usual yet".to_owned(),
-        (Facet::Day, Basis::Days(days)) => format!("usual in a day is {median} (median of {days} days)"),
-        (Facet::Day, Basis::Weeks(weeks)) => format!("usual for this day of the week is {median} (median of {weeks} weeks)"),
-        (_, Basis::Days(days)) => format!("usual for this hour is {median} (median of {days} days)"),
-        (_, Basis::Weeks(weeks)) => format!("usual for this hour of the week is {median} (median of {weeks} weeks)"),
     }
 }
 

@@ -4,7 +4,7 @@ use spanwatch_common::flow::{FlowRecord, protocol};
 use spanwatch_common::net::Prefix;
 
 use crate::roles::Role;
-use crate::tests::{at, talk};
+use crate::tests::{at, stream, talk};
 use crate::{Detection, Finding, Mode, Roles, RuleFile, Stage};
 
 const HOUR: f64 = 3_600.0;
@@ -181,23 +181,7 @@ fn killed_and_restored_midway_it_tells_the_same() {
         (0..30).map(|i| transfer("10.0.0.7", "203.0.113.9", 8.0 * DAY + f64::from(i) * 400.0, 5 * MB, 1_000)),
     );
     records.sort_by_key(|record| record.start[0]);
-    let run = |kill_at: Option<usize>| -> Vec<Finding> {
-        let mut detection = Detection::new(&rules(), Mode::Stream);
-        let mut findings = Vec::new();
-        for (i, record) in records.iter().enumerate() {
-            if kill_at == Some(i) {
-                let state = detection.snapshot();
-                detection = Detection::new(&rules(), Mode::Stream);
-                assert!(detection.restore(&state).expect("our own").is_empty());
-            }
-            // A stream does not believe what is minutes ahead of its last poll.
-            detection.poll(record.start[0], &mut findings);
-            detection.observe("tap", record);
-        }
-        detection.finish(&mut findings);
-        findings
-    };
-    let whole = run(None);
+    let whole = stream(&rules(), &records, None);
     assert!(whole.len() >= 3, "{}", whole.len());
-    assert_eq!(run(Some(records.len() - 15)), whole);
+    assert_eq!(stream(&rules(), &records, Some(records.len() - 15)), whole);
 }

@@ -20,13 +20,14 @@
 //!
 //! In the order you need them: [`reading`] what a row says · [`sample`] targets · [`source`] one source · [`limits`] from which number
 //! on · [`walk`] ND-04's test · [`case`] what was told · [`tell`] the finding · [`table`] all sources in bounded memory · [`known`] who
-//! was answered · [`spread`] ND-06.
+//! was answered · [`spread`] ND-06 · [`search`] what it knows of one ground.
 
 mod case;
 mod known;
 pub(crate) mod limits;
 mod reading;
 mod sample;
+mod search;
 mod source;
 pub(crate) mod spread;
 mod table;

@@ -1,7 +1,7 @@
 //! ND-06: many sources search one network or one host, each so little that none is told of by itself.
 //!
 //! What is watched is a **ground**: a service in a destination's /24 or /64, or all services of one host. Of each ground the sources of
-//! the last hour are kept, each with the few targets that it tried; a sample of them if there are more than [`SOURCES_MAX`].
+//! the last hour are kept, each with the few targets that it tried; a sample of them if there are many ([`search`](super::search)).
 //!
 //! A contact counts only with a target that answered nobody in the last half day: so a service that breaks down or restarts, at which
 //! all its clients fail, is no ground. Nor is a flood, which has many sources for each target, or more than [`FLOOD_SOURCES`].
@@ -19,21 +19,17 @@ use super::known::Known;
 use super::limits::failing_share;
 use super::reading::{Reading, read, waits};
 use super::sample::{mixed, secs};
-use super::tell::span;
+use super::search::{HOUR, Search, Searcher, Tally};
+use super::tell::{long, named};
 use crate::facts::{Facts, Interest};
-use crate::finding::{
-    EVIDENCE_ROWS_MAX, Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2, service_name,
-};
+use crate::finding::{EVIDENCE_ROWS_MAX, Evidence, Finding, RuleCard, Sighting, Stage, Subject, Window, clock_face, round2};
 use crate::hash::Map;
+use crate::native::span;
 use crate::row::Row;
 use crate::rules::Exclude;
-use crate::snapshot::{Names, RestoreError, pack, unpack};
+use crate::snapshot::{RestoreError, pack, unpack};
 use crate::{Detector, Sharding, State};
 
-/// Sources kept of one ground; more are a sample.
-const SOURCES_MAX: usize = 256;
-/// Targets kept of one source.
-const EACH_MAX: usize = 8;
 /// Sources of all grounds together, for each ground that may be held.
 const SOURCES_PER_KEY: usize = 16;
 /// So many sources of one ground within the hour are a flood.
@@ -43,9 +39,6 @@ const PATIENCE_SECS: u32 = 10;
 /// There must be at least so many targets, and one for so many sources.
 const TARGETS_MIN: usize = 5;
 const SOURCES_PER_TARGET: usize = 10;
-/// What a new hour weighs in the usual number of sources.
-const HOUR_WEIGHT: f64 = 0.3;
-const HOUR: u32 = 3_600;
 const LATENESS: Duration = Duration::from_secs(30);
 
 /// ND-06, ready for use.
@@ -74,136 +67,6 @@ enum Ground {
     Service(Address, u32),
     /// All services of a host.
     Host(Address),
-}
-
-/// A source on a ground.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Searcher {
-    /// Hash of its address; they are sorted by it.
-    id: u64,
-    /// Last time, seconds since 1970.
-    at: u32,
-    answered: bool,
-    /// Targets that it tried.
-    tried: u8,
-    /// Hashes of them.
-    targets: [u16; EACH_MAX],
-}
-
-/// What is known of a ground.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Search {
-    searchers: Vec<Searcher>,
-    /// Of the hashes of the sources kept, so many lowest bits are zero.
-    level: u8,
-    /// Seconds since 1970.
-    first: u32,
-    last: u32,
-    hour: u32,
-    /// Sources per hour, usually.
-    usual: f64,
-    rows: Vec<Sighting>,
-    observers: Names,
-    /// The window and the number that were told last.
-    told: Option<(u32, u64)>,
-}
-
-/// What the sources of a ground add up to.
-struct Tally {
-    sources: u64,
-    answered: u64,
-    first: u32,
-}
-
-impl Search {
-    /// `source` tried `target`, in vain if it `failed`; says whether that is new.
-    fn note(&mut self, source: Address, target: u64, at: u32, failed: bool) -> bool {
-        self.turn(at);
-        let id = mixed(source.0, 3);
-        if id & ((1 << self.level) - 1) != 0 {
-            return false;
-        }
-        self.last = self.last.max(at);
-        let target = (target >> 48) as u16;
-        match self.searchers.binary_search_by_key(&id, |searcher| searcher.id) {
-            Ok(place) => {
-                let searcher = &mut self.searchers[place];
-                searcher.at = searcher.at.max(at);
-                searcher.answered |= !failed;
-                let known = &searcher.targets[..usize::from(searcher.tried)];
-                let new = failed && known.len() < EACH_MAX && !known.contains(&target);
-                if new {
-                    searcher.targets[usize::from(searcher.tried)] = target;
-                    searcher.tried += 1;
-                }
-                new
-            }
-            Err(_) if !failed && self.searchers.is_empty() => false,
-            Err(place) => {
-                let mut searcher = Searcher { id, at, answered: !failed, tried: u8::from(failed), targets: [0; EACH_MAX] };
-                searcher.targets[0] = target;
-                self.searchers.insert(place, searcher);
-                self.make_room();
-                failed
-            }
-        }
-    }
-
-    fn make_room(&mut self) {
-        while self.searchers.len() > SOURCES_MAX {
-            self.level += 1;
-            let mask = (1_u64 << self.level) - 1;
-            self.searchers.retain(|searcher| searcher.id & mask == 0);
-        }
-    }
-
-    /// The hours that have gone by become the usual, and sources of more than an hour ago are forgotten.
-    fn turn(&mut self, at: u32) {
-        let hour = at / HOUR;
-        if self.first == 0 {
-            (self.first, self.hour) = (at, hour);
-        }
-        if hour <= self.hour {
-            return;
-        }
-        let kept = self.searchers.iter().filter(|searcher| searcher.at / HOUR == self.hour && searcher.tried > 0).count();
-        let sources = (kept as u64) << self.level;
-        self.usual += HOUR_WEIGHT * (sources as f64 - self.usual);
-        self.usual *= (1.0 - HOUR_WEIGHT).powi((hour - self.hour - 1).min(1_000) as i32);
-        self.hour = hour;
-        self.searchers.retain(|searcher| searcher.at + HOUR > at);
-        if self.searchers.is_empty() {
-            (self.level, self.first) = (0, at);
-        }
-    }
-
-    /// The searchers of the last hour.
-    fn recent(&self) -> impl Iterator<Item = &Searcher> {
-        let from = self.last.saturating_sub(HOUR - 1);
-        self.searchers.iter().filter(move |searcher| searcher.at >= from)
-    }
-
-    fn tally(&self, each: u8) -> Tally {
-        let mut tally = Tally { sources: 0, answered: 0, first: self.last };
-        for searcher in self.recent() {
-            if searcher.answered {
-                tally.answered += 1 << self.level;
-            } else if searcher.tried <= each {
-                tally.sources += 1 << self.level;
-                tally.first = tally.first.min(searcher.at);
-            }
-        }
-        tally
-    }
-
-    /// Distinct targets of those whom [`tally`](Self::tally) counts as sources.
-    fn targets(&self, each: u8) -> usize {
-        let sources = self.recent().filter(|searcher| !searcher.answered && searcher.tried <= each);
-        let mut targets: Vec<u16> = sources.flat_map(|source| &source.targets[..usize::from(source.tried)]).copied().collect();
-        targets.sort_unstable();
-        targets.dedup();
-        targets.len()
-    }
 }
 
 /// ND-06 at work.
@@ -365,7 +228,7 @@ fn finding(
 ) -> Finding {
     let (what, whom, subject) = match ground {
         Ground::Service(network, service) => {
-            let service = service_name((service >> 16) as u8, service as u16);
+            let service = named(service);
             let length = network_bits(network) - if network.as_v4().is_some() { 96 } else { 0 };
             let network = format!("{network}/{length}");
             let subject = Subject { service: Some(service.clone()), facet: Some(network.clone()), ..Subject::default() };
@@ -375,12 +238,12 @@ fn finding(
             (format!("ports of {host}"), host.to_string(), Subject { destination: Some(host), ..Subject::default() })
         }
     };
-    let (since, time) = (clock_face(Timestamp::from_secs(i64::from(tally.first))), span(search.last - tally.first + 1));
+    let (since, time) = (clock_face(Timestamp::from_secs(i64::from(tally.first))), span(long(search.last - tally.first + 1)));
     let (sources, each) = (tally.sources, rule.each);
     let usual = search.usual.round();
     let start = Timestamp::from_secs(i64::from(window));
-    let end = start.plus(Duration::from_secs(u64::from(HOUR)));
-    let within = |secs: u32| Timestamp::from_secs(i64::from(secs)).max(start).min(end.minus(Duration::from_nanos(1)));
+    let window = Window { start, end: start.plus(long(HOUR)) };
+    let within = |secs: u32| window.nearest(Timestamp::from_secs(i64::from(secs)));
     let mut hosts: Vec<Address> = search.rows.iter().map(|row| row.destination).collect();
     let mut services: Vec<u32> = search.rows.iter().map(|row| u32::from(row.protocol) << 16 | u32::from(row.port)).collect();
     hosts.sort_unstable();
@@ -391,7 +254,7 @@ fn finding(
         rule: rule.card.clone(),
         stage,
         subject,
-        window: Window { start, end },
+        window,
         first: within(tally.first),
         last: within(search.last),
         sentence: format!(
@@ -413,7 +276,7 @@ fn finding(
             baseline: Some(round2(search.usual)),
             rows: search.rows.clone(),
             hosts,
-            services: services.into_iter().map(|service| service_name((service >> 16) as u8, service as u16)).collect(),
+            services: services.into_iter().map(named).collect(),
             observers: search.observers.to_strings(),
             ..Evidence::default()
         },

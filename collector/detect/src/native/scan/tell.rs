@@ -14,6 +14,7 @@ use super::source::{Kind, Scope, Source};
 use super::table::network_of;
 use crate::card::EXAMPLES_MAX;
 use crate::finding::{Evidence, Finding, RuleCard, Stage, Subject, Window, clock_face, round2, service_name};
+use crate::native::span;
 
 /// Points of the sparkline.
 const POINTS: usize = 20;
@@ -57,10 +58,9 @@ pub(super) fn finding(family: &Family, key: u128, source: &Source, told: &Told, 
         ..Evidence::default()
     };
     let start = Timestamp::from_secs(i64::from(told.window));
-    let window = Window { start, end: start.plus(Duration::from_secs(u64::from(told.window_secs()))) };
+    let window = Window { start, end: start.plus(long(told.window_secs())) };
     // A second that has begun, and within the window.
-    let within =
-        |secs: u32| Timestamp::from_secs(i64::from(secs)).max(window.start).min(window.end.minus(Duration::from_nanos(1)));
+    let within = |secs: u32| window.nearest(Timestamp::from_secs(i64::from(secs)));
     Some(Finding {
         sentence: story.sentence(told, &names, &hosts),
         advice: advice(source, told, &story.who),
@@ -123,7 +123,7 @@ impl Story {
     fn sentence(&self, told: &Told, services: &[String], hosts: &[Address]) -> String {
         let Self { who, tried, technique, came } = self;
         let since = clock_face(Timestamp::from_secs(i64::from(told.since)));
-        let time = span(told.last.saturating_sub(told.since) + 1);
+        let time = span(long(told.last.saturating_sub(told.since) + 1));
         let whom = match told.scope {
             Scope::Service(_) => list(hosts.iter().map(ToString::to_string)),
             _ => list(services.iter().cloned()),
@@ -135,7 +135,7 @@ impl Story {
         let how = if technique.is_empty() { String::new() } else { format!(" ({technique} scan)") };
         let usual = match told.kind {
             Kind::Walk => "and it did not come back to them, which honest hosts do".to_owned(),
-            _ => format!("{} in {} are told", told.threshold, span(told.scale)),
+            _ => format!("{} in {} are told", told.threshold, span(long(told.scale))),
         };
         format!("{sort}{who} tried {tried} in {time} from {since}{how}: {came}; {usual}; {whom}")
     }
@@ -215,7 +215,13 @@ fn series(targets: &[&Target], told: &Told) -> Vec<f64> {
     points.iter().map(|point| (sum += point, sum).1).collect()
 }
 
-fn named(service: u32) -> String {
+/// So many seconds.
+pub(super) fn long(secs: u32) -> Duration {
+    Duration::from_secs(u64::from(secs))
+}
+
+/// The name of a service as a number: protocol · 65536 + port.
+pub(super) fn named(service: u32) -> String {
     service_name((service >> 16) as u8, service as u16)
 }
 
@@ -227,14 +233,4 @@ fn list(names: impl Iterator<Item = String>) -> String {
         names.push("…".to_owned());
     }
     names.join(", ")
-}
-
-/// `41 s`, `12 min`, `5 h`, `3 days`.
-pub(super) fn span(secs: u32) -> String {
-    match secs {
-        ..=180 => format!("{secs} s"),
-        181..=7_200 => format!("{} min", secs / 60),
-        7_201..=172_800 => format!("{} h", secs / 3_600),
-        _ => format!("{} days", secs / 86_400),
-    }
 }

@@ -5,7 +5,7 @@ use spanwatch_common::time::Timestamp;
 
 use crate::roles::Role;
 use crate::rules::RuleFile;
-use crate::tests::{at, host, knock, talk};
+use crate::tests::{at, host, knock, stream, talk};
 use crate::{Detection, Finding, Mode, Roles, Stage};
 
 const TCP: u8 = protocol::TCP;
@@ -376,24 +376,10 @@ fn a_restart_in_the_middle_changes_nothing() {
     records.extend(blocks("10.0.0.8", 120, 1.0));
     records.extend(team(80, 20));
     records.sort_by_key(|record| record.first());
-    let told = |restart: Option<usize>| {
-        let (mut detection, mut findings) = (Detection::new(&rules(), Mode::Stream), Vec::new());
-        for (i, record) in records.iter().enumerate() {
-            if restart == Some(i) {
-                let bytes = detection.snapshot();
-                detection = Detection::new(&rules(), Mode::Stream);
-                assert_eq!(detection.restore(&bytes).expect("our own"), Vec::<String>::new());
-            }
-            detection.observe("tap", record);
-            detection.poll(record.first(), &mut findings);
-        }
-        detection.finish(&mut findings);
-        findings
-    };
-    let whole = told(None);
+    let whole = stream(&rules(), &records, None);
     assert!(whole.len() >= 8, "{}", whole.len());
     for half in [40, records.len() / 2, records.len() - 20] {
-        assert_eq!(told(Some(half)), whole);
+        assert_eq!(stream(&rules(), &records, Some(half)), whole);
     }
 }
 

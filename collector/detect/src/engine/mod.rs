@@ -1,16 +1,21 @@
 //! All detectors together, and the clock they share.
+//!
+//! `observers` who sends records, and how far each has come.
 
-use std::collections::{BTreeMap, VecDeque};
+mod observers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spanwatch_common::cloud::Origin;
 use spanwatch_common::flow::FlowRecord;
 use spanwatch_common::time::Timestamp;
 
+use self::observers::Observers;
 use crate::crew::Crew;
 use crate::finding::Finding;
-use crate::hash::Map;
 use crate::reorder::{Reorder, Step};
 use crate::roles::Roles;
 use crate::row::Row;
@@ -20,8 +25,6 @@ use crate::sites::Sites;
 use crate::snapshot::{FORMAT, RestoreError, Whole, pack, unpack};
 use crate::{Detector, Mode, State};
 
-/// Observers told apart; further ones share a name.
-const OBSERVERS_MAX: usize = 4_096;
 /// A record that claims to be from further in the future of a stream than this is not believed.
 const FUTURE_MAX: Duration = Duration::from_secs(300);
 
@@ -47,10 +50,7 @@ pub struct Detection {
     states: Vec<State>,
     /// The longest of all detectors.
     lateness_max: Duration,
-    observers: Map<Arc<str>, Observer>,
-    /// Whose rows come now: those of one observer come in runs.
-    speaker: Speaker,
-    others: Arc<str>,
+    observers: Observers,
     /// Event time: what the slowest live observer has reached. Never goes back.
     newest: Timestamp,
     /// Wall time of the last poll.
@@ -68,15 +68,6 @@ pub struct Detection {
     counters: Counters,
 }
 
-/// How much later than a sensor's the records of an origin may come (detection.md §4: Azure's files 10 minutes, Traffic Analytics 90).
-const fn tardiness(origin: Origin) -> Duration {
-    match origin {
-        Origin::Sensor => Duration::ZERO,
-        Origin::NsgV1 | Origin::NsgV2 | Origin::VnetV4 => Duration::from_secs(600),
-        Origin::TaNsg | Origin::TaVnet => Duration::from_secs(5_400),
-    }
-}
-
 /// What happened to the records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -88,19 +79,6 @@ pub struct Counters {
     pub future: u64,
     /// Findings told.
     pub findings: u64,
-}
-
-struct Observer {
-    newest: Timestamp,
-    /// Wall time of the poll after it was last heard; none until then.
-    heard: Timestamp,
-    fresh: bool,
-}
-
-/// Who speaks, and what was heard of it since that was written down.
-struct Speaker {
-    name: Arc<str>,
-    reached: Option<Timestamp>,
 }
 
 impl Detection {
@@ -122,9 +100,7 @@ impl Detection {
             crew: Crew::here(units.into_iter()),
             states: Vec::new(),
             lateness_max,
-            observers: Map::default(),
-            speaker: Speaker { name: Arc::from(""), reached: None },
-            others: Arc::from("others"),
+            observers: Observers::default(),
             newest: Timestamp::NONE,
             polled: Timestamp::NONE,
             weighed: Timestamp::NONE,
@@ -162,10 +138,7 @@ impl Detection {
     /// Takes in a record that `observer` made; a cloud's record names its own observer.
     pub fn observe(&mut self, observer: &str, record: &FlowRecord) {
         let observer = record.cloud.as_ref().map_or(observer, |cloud| &*cloud.context.observer);
-        if *self.speaker.name != *observer {
-            self.listen_to(observer);
-        }
-        let Some(row) = Row::of(&self.speaker.name, record, &self.sites, &self.roles) else {
+        let Some(row) = Row::of(self.observers.listen_to(observer), record, &self.sites, &self.roles) else {
             self.counters.unplaced += 1;
             return;
         };
@@ -176,9 +149,7 @@ impl Detection {
         self.counters.observed += 1;
         self.flushed = false;
         self.roles.learn(&row);
-        // An observer whose records come late lags behind in event time by what they may be late more than a sensor's.
-        let reached = row.at.minus(tardiness(row.origin));
-        self.speaker.reached = Some(self.speaker.reached.map_or(reached, |before| before.max(reached)));
+        let reached = self.observers.hear(&row);
         self.waiting.push(row);
         if self.waiting.rows.len() >= WAITING_MAX {
             self.show();
@@ -189,28 +160,6 @@ impl Detection {
                 self.advance();
             }
         }
-    }
-
-    /// Rows of `observer` follow.
-    fn listen_to(&mut self, observer: &str) {
-        self.write_down();
-        self.speaker.name = match self.observers.get_key_value(observer) {
-            Some((name, _)) => name.clone(),
-            None if self.observers.len() < OBSERVERS_MAX => Arc::from(observer),
-            None => self.others.clone(),
-        };
-    }
-
-    /// Writes down what was heard of the speaker.
-    fn write_down(&mut self) {
-        let Some(reached) = self.speaker.reached.take() else { return };
-        if let Some(seen) = self.observers.get_mut(&self.speaker.name) {
-            seen.newest = seen.newest.max(reached);
-            seen.fresh = true;
-            return;
-        }
-        let seen = Observer { newest: reached, heard: Timestamp::NONE, fresh: true };
-        self.observers.insert(self.speaker.name.clone(), seen);
     }
 
     /// Shows the waiting rows to the detectors, all of them to one before the next.
@@ -241,15 +190,8 @@ impl Detection {
     /// Event time is that of the slowest observer heard of within twice the lateness. When none was, all windows close.
     pub fn poll(&mut self, now: Timestamp, out: &mut Vec<Finding>) {
         self.show();
-        self.write_down();
         self.polled = now;
-        let patience = self.lateness_max * 2;
-        for observer in self.observers.values_mut().filter(|observer| observer.fresh) {
-            observer.heard = now;
-            observer.fresh = false;
-        }
-        self.observers.retain(|_, observer| now.since(observer.heard) <= patience);
-        if let Some(slowest) = self.observers.values().map(|observer| observer.newest).min() {
+        if let Some(slowest) = self.observers.slowest(now, self.lateness_max * 2) {
             self.newest = self.newest.max(slowest);
             self.advance();
         } else if !std::mem::replace(&mut self.flushed, true) {
@@ -261,13 +203,12 @@ impl Detection {
     /// The end of the data: closes everything and hands over what was found since the last call.
     pub fn finish(&mut self, out: &mut Vec<Finding>) {
         self.show();
-        self.write_down();
         if let Self { crew, shown, reorder: Some(reorder), .. } = self {
             let mut sorted = Batch::default();
             reorder.finish(&mut |step| step_on(step, &mut sorted, crew, shown));
             show_sorted(&mut sorted, crew, shown);
         }
-        self.newest = self.observers.values().map(|observer| observer.newest).fold(self.newest, Timestamp::max);
+        self.newest = self.observers.furthest().map_or(self.newest, |furthest| furthest.max(self.newest));
         self.crew.post(Unit::finish);
         self.hand_over(out);
     }
@@ -280,19 +221,15 @@ impl Detection {
 
     /// All windows that ended at or before this are closed. The wall time when every observer is silent. Alerts close by it.
     pub fn watermark(&self) -> Timestamp {
-        let silent = self.observers.is_empty() && self.speaker.reached.is_none();
-        if silent && self.polled.is_some() { self.polled } else { self.newest.minus(self.lateness_max) }
+        if self.observers.are_silent() && self.polled.is_some() { self.polled } else { self.newest.minus(self.lateness_max) }
     }
 
     /// Everything known, as bytes. What was found and not handed over yet is not in it: poll or drain before.
     pub fn snapshot(&mut self) -> Vec<u8> {
         self.show();
-        self.write_down();
-        let observers: BTreeMap<&str, (Timestamp, Timestamp, bool)> =
-            self.observers.iter().map(|(name, observer)| (&**name, (observer.newest, observer.heard, observer.fresh))).collect();
         let Counters { observed, unplaced, future, findings } = self.counters;
         let counters = (observed, unplaced, future, findings);
-        let clock = pack(&(observers, self.newest, self.polled, self.flushed, counters));
+        let clock = pack(&(self.observers.save(), self.newest, self.polled, self.flushed, counters));
         pack(&Whole {
             format: FORMAT,
             detectors: self.crew.ask(|unit| unit.save()).into_iter().collect(),
@@ -307,7 +244,7 @@ impl Detection {
     /// # Errors
     /// The bytes are no such state, or one of another version. Everything then is as it was before.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<Vec<String>, RestoreError> {
-        type Clock = (BTreeMap<String, (Timestamp, Timestamp, bool)>, Timestamp, Timestamp, bool, (u64, u64, u64, u64));
+        type Clock = (observers::Saved, Timestamp, Timestamp, bool, (u64, u64, u64, u64));
         let whole: Whole = unpack(bytes)?;
         if whole.format != FORMAT {
             return Err(RestoreError::new(format!("it has format {}, and this version knows format {FORMAT}", whole.format)));
@@ -327,11 +264,7 @@ impl Detection {
         self.crew.post(move |unit| unit.settle(&failed));
         (self.newest, self.polled, self.flushed) = (newest, polled, flushed);
         self.counters = Counters { observed, unplaced, future, findings };
-        self.speaker.reached = None;
-        self.observers = observers
-            .into_iter()
-            .map(|(name, (newest, heard, fresh))| (Arc::from(name), Observer { newest, heard, fresh }))
-            .collect();
+        self.observers.restore(observers);
         self.report();
         Ok(anew)
     }
@@ -340,7 +273,7 @@ impl Detection {
     /// recorded meanwhile is not from the future.
     pub fn wake(&mut self) {
         self.polled = Timestamp::NONE;
-        self.observers.values_mut().for_each(|observer| observer.fresh = true);
+        self.observers.wake();
     }
 
     /// What is known of hosts: given and learned.
@@ -438,188 +371,4 @@ fn show_sorted(sorted: &mut Batch, crew: &mut Crew, shown: &mut VecDeque<Arc<Bat
             unit.walk(&batch);
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::finding::{Evidence, RuleCard, Severity, Stage, Subject, Variant, Window};
-    use crate::tests::{at, knock, rules};
-    use crate::{Interest, Sharding};
-    use spanwatch_common::flow::protocol;
-    use spanwatch_common::net::Address;
-
-    /// Tells of every source that knocks for the twentieth time; has room for few, and lets go of the quietest.
-    struct Twenty {
-        sharding: Sharding,
-        counts: BTreeMap<Address, u64>,
-        keys_max: usize,
-        state: State,
-        panics_at: Option<Address>,
-    }
-
-    impl Twenty {
-        fn shards(sharding: Sharding, keys_max: usize, panics_at: Option<Address>) -> Vec<Box<dyn Detector>> {
-            let variant = Variant::Fixed;
-            let state = State { rule: "T-20", variant, keys: 0, bytes: 0, late: 0, evicted: 0, refused: 0 };
-            let shards = if sharding == Sharding::Whole { 1 } else { SHARDS };
-            (0..shards)
-                .map(|_| {
-                    let (counts, state) = (BTreeMap::new(), state.clone());
-                    Box::new(Self { sharding, counts, keys_max: keys_max / shards, state, panics_at }) as Box<dyn Detector>
-                })
-                .collect()
-        }
-    }
-
-    impl Detector for Twenty {
-        fn observe(&mut self, row: &Row, findings: &mut Vec<Finding>) {
-            assert_ne!(self.panics_at, Some(row.source), "as the test wants");
-            if self.counts.len() >= self.keys_max && !self.counts.contains_key(&row.source) {
-                let quietest = self.counts.iter().min_by_key(|(_, count)| **count).map(|(&source, _)| source);
-                quietest.and_then(|source| self.counts.remove(&source));
-                self.state.evicted += 1;
-            }
-            let count = self.counts.entry(row.source).or_default();
-            *count += 1;
-            if count.is_multiple_of(20) {
-                let (id, variant, severity) = ("T-20", Variant::Fixed, Severity::Low);
-                findings.push(Finding {
-                    rule: Arc::new(RuleCard { id, title: "", variant, severity, attack: Vec::new() }),
-                    stage: Stage::Crossed,
-                    subject: Subject::host(row.source),
-                    window: Window { start: row.at, end: row.at },
-                    first: row.at,
-                    last: row.at,
-                    evidence: Evidence { value: *count as f64, ..Evidence::default() },
-                    sentence: String::new(),
-                    score: 1.0,
-                    confidence: 1.0,
-                    advice: String::new(),
-                });
-            }
-        }
-
-        fn advance(&mut self, _newest: Timestamp, _findings: &mut Vec<Finding>) {
-            self.state.keys = self.counts.len();
-        }
-
-        fn flush(&mut self, _findings: &mut Vec<Finding>) {}
-
-        fn interest(&self) -> Interest {
-            Interest::only(crate::Facts::PROBE)
-        }
-
-        fn sharding(&self) -> Sharding {
-            self.sharding
-        }
-
-        fn wants_order(&self) -> bool {
-            true
-        }
-
-        fn state(&self) -> &State {
-            &self.state
-        }
-
-        fn lateness(&self) -> Duration {
-            Duration::ZERO
-        }
-
-        fn snapshot(&self) -> Vec<u8> {
-            pack(&(&self.counts, self.state.evicted))
-        }
-
-        fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-            (self.counts, self.state.evicted) = unpack(bytes)?;
-            Ok(())
-        }
-    }
-
-    /// Knocks of sources of many networks, some of them often.
-    fn knocks() -> Vec<FlowRecord> {
-        let source = |i: usize| format!("10.{}.{}.9", i % 7 % 3, (i * i) % 61);
-        (0..9_000).map(|i| knock(&source(i), "10.9.9.9", protocol::TCP, (i % 500) as u16, i as f64 / 100.0)).collect()
-    }
-
-    fn twenty(sharding: Sharding, mode: Mode) -> Detection {
-        let shipped = rules("").detectors(mode);
-        let all = shipped.into_iter().chain([(Twenty::shards(sharding, 80, None), String::new())]).collect();
-        Detection::of(all, mode)
-    }
-
-    /// What is told, in its order, and what each detector says of itself; `restarts` begins anew from a snapshot half-way.
-    fn told(records: &[FlowRecord], mut detection: Detection, restarts: Option<Detection>) -> (Vec<String>, Vec<State>) {
-        let mut findings = Vec::new();
-        let halves = records.split_at(records.len() / 2);
-        run(&mut detection, halves.0, &mut findings);
-        if let Some(mut next) = restarts {
-            assert_eq!(next.restore(&detection.snapshot()).expect("a state"), Vec::<String>::new());
-            detection = next;
-        }
-        run(&mut detection, halves.1, &mut findings);
-        detection.finish(&mut findings);
-        // Memory is not part of what is known.
-        (
-            findings.iter().map(|finding| format!("{finding:?}")).collect(),
-            detection.states().map(|state| State { bytes: 0, ..state.clone() }).collect(),
-        )
-    }
-
-    fn run(detection: &mut Detection, records: &[FlowRecord], findings: &mut Vec<Finding>) {
-        for some in records.chunks(700) {
-            some.iter().for_each(|record| detection.observe("tap", record));
-            match detection.mode {
-                Mode::Stream => detection.poll(some.last().map(FlowRecord::first).unwrap_or_default(), findings),
-                Mode::Replay => detection.drain(findings),
-            }
-        }
-    }
-
-    #[test]
-    fn threads_and_a_restart_on_another_number_of_them_change_nothing() {
-        let records = knocks();
-        for (sharding, mode) in [
-            (Sharding::Source, Mode::Stream),
-            (Sharding::Destination, Mode::Stream),
-            (Sharding::Whole, Mode::Stream),
-            (Sharding::Source, Mode::Replay),
-        ] {
-            let alone = told(&records, twenty(sharding, mode), None);
-            assert!(alone.0.iter().any(|finding| finding.contains("T-20")), "something to find");
-            let evicted = |(_, states): &(_, Vec<State>)| states.last().map_or(0, |state| state.evicted);
-            assert!(evicted(&alone) > 0, "something to let go of");
-            for threads in [2, 4, 99] {
-                assert_eq!(told(&records, twenty(sharding, mode).with_threads(threads), None), alone, "{sharding:?} {threads}");
-            }
-            // Rows of a replay that wait to be sorted are in no snapshot, and no replay is ever saved.
-            if mode == Mode::Stream {
-                let restarted =
-                    told(&records, twenty(sharding, mode).with_threads(4), Some(twenty(sharding, mode).with_threads(3)));
-                assert_eq!(restarted, alone, "{sharding:?}, restarted");
-            }
-        }
-    }
-
-    #[test]
-    fn a_detector_is_restored_as_a_whole_or_not_at_all() {
-        let (records, mode) = (knocks(), Mode::Stream);
-        let mut whole = twenty(Sharding::Source, mode);
-        run(&mut whole, &records[..3_000], &mut Vec::new());
-        let mut saved: Whole = unpack(&whole.snapshot()).expect("our own");
-        saved.detectors.get_mut("T-20 fixed, part 5").expect("a shard").state = vec![0xc1];
-        let mut anew = twenty(Sharding::Source, mode);
-        assert_eq!(anew.restore(&pack(&saved)).expect("a state"), ["T-20 fixed"]);
-        let mut seen = Vec::new();
-        anew.poll(at(0.0), &mut seen);
-        assert_eq!(anew.states().last().map(|state| state.keys), Some(0), "no shard has kept what it was given");
-    }
-
-    #[test]
-    #[should_panic(expected = "as the test wants")]
-    fn a_panic_on_a_thread_is_one_of_the_caller() {
-        let bad = Twenty::shards(Sharding::Source, 80, Some(crate::tests::host("10.1.1.9")));
-        let mut detection = Detection::of(vec![(bad, String::new())], Mode::Stream).with_threads(2);
-        run(&mut detection, &knocks(), &mut Vec::new());
-    }
 }

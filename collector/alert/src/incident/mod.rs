@@ -18,6 +18,8 @@
 //! entering, spreading and acting are high if the last is one of them, three are high, four are critical. It **closes** after six hours in which
 //! no member had news.
 
+mod traces;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -27,8 +29,9 @@ use spanwatch_common::time::Timestamp;
 use spanwatch_detect::Variant;
 use spanwatch_detect::finding::{Evidence, Severity};
 
+use self::traces::{Trace, Traces};
 use crate::alert::{Alert, AlertState, AlertWindow, Class, id};
-use crate::attack::{self, Progress, Tactic};
+use crate::attack::{self, Progress};
 use crate::story;
 
 /// The rule that incidents say they are of.
@@ -41,52 +44,14 @@ pub const MEMBERS_MAX: usize = 32;
 const REACH: Duration = Duration::from_secs(6 * 3_600);
 /// A lasting incident is told again after this time.
 const REMIND_AFTER: Duration = Duration::from_secs(3_600);
-/// Traces held at once. Beyond, those silent longest are forgotten and counted.
-const TRACES_MAX: usize = 20_000;
 
 /// The alerts of the last hours, and what joins them.
 #[derive(Debug, Default)]
 pub struct Incidents {
-    traces: BTreeMap<String, Trace>,
-    by_actor: BTreeMap<Address, BTreeSet<String>>,
-    by_victim: BTreeMap<Address, BTreeSet<String>>,
+    traces: Traces,
     incidents: BTreeMap<String, Incident>,
     /// How far event time had come when they were last asked what is over.
     reached: Timestamp,
-    forgotten: u64,
-}
-
-/// What an alert means for others.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Trace {
-    pub(crate) alert: Alert,
-    /// Id of the incident to which it belongs.
-    incident: Option<String>,
-}
-
-impl Trace {
-    fn actor(&self) -> Option<Address> {
-        self.alert.source
-    }
-
-    pub(crate) fn tactics(&self) -> Vec<Tactic> {
-        attack::tactics_of(&self.alert.attack)
-    }
-
-    /// The least that the alert can mean: a rule may name several tactics.
-    fn stage(&self) -> Option<Progress> {
-        self.tactics().into_iter().map(Tactic::stage).min()
-    }
-
-    /// Whether it may have given the one who acted a foothold on whom he acted: who is flooded, or is sent data, is not taken over.
-    fn may_take_over(&self) -> bool {
-        self.stage().is_some_and(|stage| stage < Progress::Acting)
-    }
-
-    fn is_within_reach(&self, other: &Self) -> bool {
-        let gap = self.alert.first.max(other.alert.first).since(self.alert.last.min(other.alert.last));
-        gap <= REACH
-    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,7 +111,7 @@ impl Incidents {
         let is_news = before.is_none_or(|trace| trace.alert.attack != alert.attack || trace.alert.first > alert.first);
         // The evidence stays in the book.
         let evidence = Evidence { rows: Vec::new(), series: Vec::new(), ..alert.evidence.clone() };
-        self.hold(Trace { alert: Alert { evidence, ..alert.clone() }, incident });
+        self.traces.hold(Trace { alert: Alert { evidence, ..alert.clone() }, incident });
         if is_news {
             self.link(&alert.id, now, out);
         }
@@ -168,12 +133,10 @@ impl Incidents {
             if let Some(Incident { mut line, members, .. }) = self.incidents.remove(&id) {
                 (line.state, line.told) = (AlertState::Closed, now);
                 out.push(line);
-                members.iter().for_each(|member| self.forget(member));
+                members.iter().for_each(|member| self.traces.forget(member));
             }
         }
-        let old = |trace: &Trace| trace.incident.is_none() && trace.alert.last.plus(REACH) < watermark;
-        let gone: Vec<String> = self.traces.iter().filter(|(_, trace)| old(trace)).map(|(id, _)| id.clone()).collect();
-        gone.iter().for_each(|id| self.forget(id));
+        self.traces.forget_if(|trace| trace.incident.is_none() && trace.alert.last.plus(REACH) < watermark);
     }
 
     /// Incidents that are not over, as they stand.
@@ -188,7 +151,7 @@ impl Incidents {
 
     /// Traces that were forgotten because there were too many.
     pub const fn forgotten(&self) -> u64 {
-        self.forgotten
+        self.traces.forgotten()
     }
 
     /// Takes over what an earlier run told: `lines`, alerts and incidents, one of each id.
@@ -212,7 +175,7 @@ impl Incidents {
             }
             let members: BTreeSet<String> = line.members.iter().filter(|id| by_id.contains_key(&***id)).cloned().collect();
             for member in members.iter().filter_map(|id| by_id.get(&**id)) {
-                self.hold(Trace { alert: (*member).clone(), incident: Some(line.id.clone()) });
+                self.traces.hold(Trace { alert: (*member).clone(), incident: Some(line.id.clone()) });
             }
             let told = Told::of(line, self.deeds(&members));
             self.incidents.insert(line.id.clone(), Incident { line: (*line).clone(), members, told });
@@ -228,7 +191,7 @@ impl Incidents {
 
     pub(crate) fn to_saved(&self) -> Saved {
         Saved {
-            traces: self.traces.values().cloned().collect(),
+            traces: self.traces.all().cloned().collect(),
             incidents: self.incidents.values().cloned().collect(),
             reached: self.reached,
         }
@@ -236,50 +199,16 @@ impl Incidents {
 
     pub(crate) fn from_saved(saved: Saved) -> Self {
         let mut incidents = Self { reached: saved.reached, ..Self::default() };
-        saved.traces.into_iter().for_each(|trace| incidents.hold(trace));
+        saved.traces.into_iter().for_each(|trace| incidents.traces.hold(trace));
         incidents.incidents = saved.incidents.into_iter().map(|incident| (incident.line.id.clone(), incident)).collect();
         incidents
-    }
-
-    fn hold(&mut self, trace: Trace) {
-        let id = trace.alert.id.clone();
-        if !self.traces.contains_key(&id) && self.traces.len() >= TRACES_MAX {
-            let mut by_age: Vec<(Timestamp, String)> =
-                self.traces.iter().map(|(id, trace)| (trace.alert.last, id.clone())).collect();
-            by_age.sort_unstable();
-            for (_, id) in by_age.into_iter().take(TRACES_MAX / 8) {
-                self.forget(&id);
-                self.forgotten += 1;
-            }
-        }
-        if let Some(actor) = trace.actor() {
-            self.by_actor.entry(actor).or_default().insert(id.clone());
-        }
-        if let Some(victim) = trace.alert.destination {
-            self.by_victim.entry(victim).or_default().insert(id.clone());
-        }
-        self.traces.insert(id, trace);
-    }
-
-    fn forget(&mut self, id: &str) {
-        let Some(trace) = self.traces.remove(id) else { return };
-        for (index, host) in [(&mut self.by_actor, trace.actor()), (&mut self.by_victim, trace.alert.destination)] {
-            if let Some(host) = host
-                && let Some(ids) = index.get_mut(&host)
-            {
-                ids.remove(id);
-                if ids.is_empty() {
-                    index.remove(&host);
-                }
-            }
-        }
     }
 
     /// Finds what is linked to the trace `id`, and joins it.
     fn link(&mut self, id: &str, now: Timestamp, out: &mut Vec<Alert>) {
         let Some(trace) = self.traces.get(id) else { return };
         let mut joined: BTreeSet<String> = BTreeSet::new();
-        for (other, is_chain) in self.linked(trace) {
+        for (other, is_chain) in self.traces.linked(trace) {
             let Some(of) = self.traces.get(&other) else { continue };
             let of_incident = of.incident.is_some() || trace.incident.is_some();
             let apart = || !of.tactics().iter().any(|tactic| trace.tactics().contains(tactic));
@@ -293,53 +222,11 @@ impl Incidents {
         joined.insert(id.to_owned());
         // What the same hosts did in the same way belongs to it as well.
         let actors: BTreeSet<Address> = joined.iter().filter_map(|id| self.traces.get(id)).filter_map(Trace::actor).collect();
-        let theirs = actors.iter().filter_map(|actor| self.by_actor.get(actor)).flatten().filter_map(|id| self.traces.get(id));
+        let theirs = actors.iter().flat_map(|&actor| self.traces.of(Some(actor)));
         let same_hosts: Vec<String> =
             theirs.filter(|other| other.is_within_reach(trace)).map(|other| other.alert.id.clone()).collect();
         joined.extend(same_hosts);
         self.join(&joined, now, out);
-    }
-
-    /// Traces that are linked to `trace`, and whether by a chain.
-    fn linked(&self, trace: &Trace) -> Vec<(String, bool)> {
-        let of = |index: &BTreeMap<Address, BTreeSet<String>>, host: Option<Address>| -> Vec<&Trace> {
-            let ids = host.and_then(|host| index.get(&host));
-            ids.into_iter()
-                .flatten()
-                .filter_map(|id| self.traces.get(id))
-                .filter(|other| other.alert.id != trace.alert.id)
-                .collect()
-        };
-        let mut linked = Vec::new();
-        for other in of(&self.by_actor, trace.actor()) {
-            linked.push((other, false));
-        }
-        for earlier in of(&self.by_victim, trace.actor()) {
-            if earlier.alert.first <= trace.alert.first && earlier.may_take_over() && !self.is_hub(earlier) {
-                linked.push((earlier, true));
-            }
-        }
-        for later in of(&self.by_actor, trace.alert.destination) {
-            if later.alert.first >= trace.alert.first && trace.may_take_over() && !self.is_hub(trace) {
-                linked.push((later, true));
-            }
-        }
-        linked
-            .into_iter()
-            .filter(|(other, _)| other.is_within_reach(trace))
-            .map(|(other, chain)| (other.alert.id.clone(), chain))
-            .collect()
-    }
-
-    /// Whether one of the two hosts of `trace` has too many peers for a chain.
-    fn is_hub(&self, trace: &Trace) -> bool {
-        let peers = |index: &BTreeMap<Address, BTreeSet<String>>, host: Option<Address>, peer: fn(&Trace) -> Option<Address>| {
-            let ids = host.and_then(|host| index.get(&host));
-            let traces = ids.into_iter().flatten().filter_map(|id| self.traces.get(id));
-            traces.filter(|other| other.is_within_reach(trace)).filter_map(peer).collect::<BTreeSet<_>>().len()
-        };
-        peers(&self.by_victim, trace.alert.destination, Trace::actor) > HUB_MAX
-            || peers(&self.by_actor, trace.actor(), |trace| trace.alert.destination) > HUB_MAX
     }
 
     /// Makes one incident of the traces `ids` and of those to which they belong.
@@ -381,7 +268,7 @@ impl Incidents {
 
     /// The id of a new incident: of the alert that began it, as far as is known. It keeps it whatever comes to light.
     fn id_of(&self, members: &BTreeSet<String>) -> String {
-        let first = self.in_order(members).into_iter().next();
+        let first = self.traces.in_order(members).into_iter().next();
         let (subject, start) = first.map(|trace| (trace.alert.id.clone(), trace.alert.window.start)).unwrap_or_default();
         id(RULE, Variant::Fixed, &subject, start)
     }
@@ -399,22 +286,15 @@ impl Incidents {
         incident.line = line;
     }
 
-    /// The traces `members` in the order in which they began; of those that began together, looking comes before acting.
-    fn in_order(&self, members: &BTreeSet<String>) -> Vec<&Trace> {
-        let mut traces: Vec<&Trace> = members.iter().filter_map(|id| self.traces.get(id)).collect();
-        traces.sort_by_cached_key(|trace| (trace.alert.first, trace.stage(), trace.alert.id.clone()));
-        traces
-    }
-
     /// How many deeds the story of `members` tells.
     fn deeds(&self, members: &BTreeSet<String>) -> usize {
-        let alerts: Vec<&Alert> = self.in_order(members).into_iter().map(|trace| &trace.alert).collect();
+        let alerts: Vec<&Alert> = self.traces.in_order(members).into_iter().map(|trace| &trace.alert).collect();
         story::deeds(&alerts).len().min(story::DEEDS_MAX)
     }
 
     /// The incident `id` with these members as an alert; `before` is what it was.
     fn line(&self, id: &str, members: &BTreeSet<String>, before: Option<&Alert>, now: Timestamp) -> Option<Alert> {
-        let traces = self.in_order(members);
+        let traces = self.traces.in_order(members);
         let first = traces.first()?;
         let mut attack: Vec<String> = Vec::new();
         for technique in traces.iter().flat_map(|trace| &trace.alert.attack) {
