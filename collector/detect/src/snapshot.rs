@@ -80,6 +80,10 @@ impl Names {
         if text == self.recent {
             return;
         }
+        if self.all.iter().any(|held| Arc::ptr_eq(held, name)) {
+            self.recent = text;
+            return;
+        }
         let place = self.all.binary_search(name).unwrap_or_else(|place| {
             self.all.insert(place, name.clone());
             self.all.truncate(EXAMPLES_MAX);
