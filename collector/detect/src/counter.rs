@@ -215,6 +215,11 @@ impl<M> Tally<M> {
     pub(crate) fn count(&self) -> u64 {
         self.distinct.count().saturating_add(self.sum)
     }
+
+    /// Memory that it takes, without what `more` holds elsewhere.
+    fn octets(&self) -> usize {
+        size_of::<Self>() + self.distinct.size() + self.services.size() + self.hosts.size() + self.observers.size()
+    }
 }
 
 /// A counting rule at work.
@@ -360,15 +365,7 @@ impl<C: Counting> Detector for Counter<C> {
     }
 
     fn weigh(&mut self) {
-        let size = |tally: &Box<Tally<C::More>>| {
-            size_of::<Tally<C::More>>()
-                + tally.distinct.size()
-                + tally.services.size()
-                + tally.hosts.size()
-                + tally.observers.size()
-                + C::size(&tally.more)
-        };
-        self.windows.weigh(size, 0);
+        self.windows.weigh(|tally| tally.octets() + C::size(&tally.more), 0);
     }
 
     fn lateness(&self) -> Duration {

@@ -142,6 +142,7 @@ impl<'de> Deserialize<'de> for Doorkeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{pack, unpack};
 
     #[test]
     fn a_conversation_is_known_for_a_day_and_forgotten_after_a_day_and_a_half() {
@@ -154,5 +155,16 @@ mod tests {
         (0..250_000).for_each(|source| known.insert(endpoint(source << 8), 20 * day));
         let wrong = (0..10_000).filter(|&source| known.has(endpoint(source << 8 | 1), 20 * day)).count();
         assert!(wrong < 200, "{wrong} of 10,000");
+    }
+
+    #[test]
+    fn what_was_saved_with_twice_as_many_words_is_still_known() {
+        let number = number(&Endpoint { source: 1, destination: 2, port: 443, protocol: 6 });
+        let (_, bits) = word_and_bits(number);
+        let place = (number >> 32) as usize % (2 * WORDS);
+        // Half-day 20 is in generation 20 modulo 3.
+        let saved = pack(&(20_i64, [vec![], vec![], vec![(place, bits), (2 * WORDS - 1, 1)]]));
+        let mut known: Conversations = unpack(&saved).expect("ours");
+        assert!(known.has(number, 20 * GENERATION_SECS));
     }
 }
