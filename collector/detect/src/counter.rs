@@ -215,6 +215,11 @@ impl<M> Tally<M> {
     pub(crate) fn count(&self) -> u64 {
         self.distinct.count().saturating_add(self.sum)
     }
+
+    /// Memory that it takes, without what `more` holds elsewhere.
+    fn octets(&self) -> usize {
+        size_of::<Self>() + self.distinct.size() + self.services.size() + self.hosts.size() + self.observers.size()
+    }
 }
 
 /// A counting rule at work.
@@ -222,7 +227,8 @@ pub(crate) struct Counter<C: Counting> {
     rule: Arc<RuleCard>,
     counting: C,
     time_axis: TimeAxis,
-    windows: Windows<Key, Tally<C::More>>,
+    /// Tallies are boxed: they are large, and places of a table are empty or copied when it grows.
+    windows: Windows<Key, Box<Tally<C::More>>>,
 }
 
 impl<C: Counting> Counter<C> {
@@ -236,10 +242,10 @@ impl<C: Counting> Counter<C> {
         while let Some((start, tallies)) = self.windows.pop_for_room() {
             self.close(start, &tallies, findings);
         }
-        self.windows.let_go(self.counting.quiet_max(), Tally::count);
+        self.windows.let_go(self.counting.quiet_max(), |tally| tally.count());
     }
 
-    fn close(&self, start: Timestamp, tallies: &Map<Key, Tally<C::More>>, findings: &mut Vec<Finding>) {
+    fn close(&self, start: Timestamp, tallies: &Map<Key, Box<Tally<C::More>>>, findings: &mut Vec<Finding>) {
         let counting = &self.counting;
         let fires = |key: &Key, tally: &Tally<C::More>| {
             tally.count() >= counting.limit(key).fires_from() && counting.confirms(key, tally)
@@ -298,17 +304,19 @@ impl<C: Counting> Detector for Counter<C> {
             }
         }
         let counting = &self.counting;
-        let fresh = || Tally {
-            distinct: counting.card(),
-            sum: 0,
-            more: C::More::default(),
-            services: Least::default(),
-            hosts: Least::default(),
-            observers: Names::default(),
-            first: at,
-            last: at,
-            tell_at: counting.limit(&key).fires_from(),
-            told: false,
+        let fresh = || {
+            Box::new(Tally {
+                distinct: counting.card(),
+                sum: 0,
+                more: C::More::default(),
+                services: Least::default(),
+                hosts: Least::default(),
+                observers: Names::default(),
+                first: at,
+                last: at,
+                tell_at: counting.limit(&key).fires_from(),
+                told: false,
+            })
         };
         let Some(tally) = self.windows.entry(start, key, fresh) else { return };
         tally.first = tally.first.min(at);
@@ -358,10 +366,7 @@ impl<C: Counting> Detector for Counter<C> {
     }
 
     fn weigh(&mut self) {
-        let size = |tally: &Tally<C::More>| {
-            tally.distinct.size() + tally.services.size() + tally.hosts.size() + tally.observers.size() + C::size(&tally.more)
-        };
-        self.windows.weigh(size, 0);
+        self.windows.weigh(|tally| tally.octets() + C::size(&tally.more), 0);
     }
 
     fn lateness(&self) -> Duration {

@@ -18,9 +18,9 @@ impl PortSet {
     /// All ports of `ranges`.
     pub(crate) fn of(ranges: &[PortRange]) -> Self {
         let mut set = Self::default();
-        for port in (0..=u16::MAX).filter(|&port| ranges.iter().any(|range| range.contains(port))) {
+        ranges.iter().flat_map(PortRange::ports).for_each(|port| {
             set.insert(port);
-        }
+        });
         set
     }
 

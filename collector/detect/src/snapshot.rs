@@ -80,6 +80,14 @@ impl Names {
         if text == self.recent {
             return;
         }
+        if self.all.iter().any(|held| Arc::ptr_eq(held, name)) {
+            self.recent = text;
+            return;
+        }
+        if self.all.is_empty() {
+            // Most keys are seen by one observer only.
+            self.all.reserve_exact(1);
+        }
         let place = self.all.binary_search(name).unwrap_or_else(|place| {
             self.all.insert(place, name.clone());
             self.all.truncate(EXAMPLES_MAX);

@@ -61,7 +61,7 @@ fn record(i: usize) -> FlowRecord {
 #[test]
 fn the_account_of_memory_is_within_a_third_of_the_truth() {
     let rules = RuleFile::shipped().expect("the rules as shipped");
-    for id in ["AZ-02", "AZ-03", "AZ-04", "AZ-06", "AZ-11", "AZ-19", "AZ-20", "AZ-21"] {
+    for id in ["AZ-02", "AZ-03", "AZ-04", "AZ-06", "AZ-11", "AZ-19", "AZ-20", "AZ-21", "ND-01", "ND-14", "ND-16"] {
         let mut only = rules.clone();
         only.keep_only(&[id.to_owned()]).expect("a rule");
         let mut detection = Detection::new(&only, Mode::Stream);

@@ -194,6 +194,10 @@ impl Values {
         } else {
             return false;
         }
+        if self.all.is_empty() {
+            // Many counters never see a second value.
+            self.all.reserve_exact(1);
+        }
         self.all.push(value);
         if self.all.len() > FEW && self.all.len() * 2 > self.places.len() {
             self.places = vec![0; (self.all.len() * 2).next_power_of_two()];
@@ -293,6 +297,9 @@ impl Least {
             return;
         }
         if let Err(place) = self.values.binary_search(&value) {
+            if self.values.is_empty() {
+                self.values.reserve_exact(1);
+            }
             self.values.insert(place, value);
             self.values.truncate(EXAMPLES_MAX);
         }

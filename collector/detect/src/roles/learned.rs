@@ -16,7 +16,7 @@
 //! those who answered count as spoken to: a scan teaches nobody. Octets that leave our networks are no backup: exfiltration would be.
 //! Distinct hosts are counted in bitmaps (linear counting), right within a few in a hundred.
 //!
-//! Memory: 1 KiB per host, [`HOSTS_MAX`] of them; further hosts learn nothing until others have been gone for a week. Rows of a day that is
+//! Memory: 600 bytes per host, [`HOSTS_MAX`] of them; further hosts learn nothing until others have been gone for a week. Rows of a day that is
 //! over are counted as late and teach nothing.
 
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,8 @@ pub struct LearnedRole {
 pub(super) struct Learner {
     /// Days since 1970; 0 before the first row.
     day: i64,
-    hosts: Map<Address, Host>,
+    /// Boxed, because half of a table's places are empty.
+    hosts: Map<Address, Box<Host>>,
     /// Who spoke to whom this hour.
     recent: Recent,
     /// What holds, and since when.
@@ -320,7 +321,7 @@ impl Learner {
         match self.hosts.entry(address) {
             std::collections::hash_map::Entry::Occupied(host) => Some(&mut host.into_mut().today),
             std::collections::hash_map::Entry::Vacant(_) if full || !met => None,
-            std::collections::hash_map::Entry::Vacant(place) => Some(&mut place.insert(Host::default()).today),
+            std::collections::hash_map::Entry::Vacant(place) => Some(&mut place.insert(Box::default()).today),
         }
     }
 
@@ -335,7 +336,7 @@ impl Learner {
         }
         // After a week without a row everything is forgotten, however much longer it was.
         for passed in self.day..day.min(self.day + 9) {
-            self.hosts.values_mut().for_each(Host::close);
+            self.hosts.values_mut().for_each(|host| host.close());
             self.decide(Timestamp::from_secs((passed + 1) * DAY_SECS + MARGIN_SECS));
         }
         self.hosts.retain(|_, host| host.gone < 7);

@@ -189,6 +189,11 @@ impl PortRange {
         Self { first: port, last: port }
     }
 
+    /// All of them.
+    pub fn ports(&self) -> impl Iterator<Item = u16> + use<> {
+        self.first..=self.last
+    }
+
     /// Whether `port` is one of them.
     pub const fn contains(&self, port: u16) -> bool {
         self.first <= port && port <= self.last

@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Endpoint;
 
-/// Words of one generation: 1 MiB.
-const WORDS: usize = 1 << 17;
+/// Words of one generation: 512 KiB, and there are as many such sets as shards.
+const WORDS: usize = 1 << 16;
 /// Half a day: with three generations, what was 24 to 36 hours ago is still known.
 const GENERATION_SECS: i64 = 43_200;
 const GENERATIONS: usize = 3;
@@ -23,18 +23,13 @@ pub(super) fn number(endpoint: &Endpoint) -> u64 {
 }
 
 /// The endpoints of the last day with which a conversation came about: three Bloom filters of half a day each, four bits in one word
-/// for each endpoint. With 500,000 endpoints in half a day, one in some hundred seems known that is not, and no storm of it is told.
-#[derive(Clone, Debug)]
+/// for each endpoint. With 250,000 endpoints in half a day, one in some hundred seems known that is not, and no storm of it is told.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Conversations {
     /// Half-days since 1970, of the newest generation.
     newest: i64,
+    /// Each without words until the first endpoint comes.
     generations: [Vec<u64>; GENERATIONS],
-}
-
-impl Default for Conversations {
-    fn default() -> Self {
-        Self { newest: 0, generations: std::array::from_fn(|_| vec![0; WORDS]) }
-    }
 }
 
 fn word_and_bits(number: u64) -> (usize, u64) {
@@ -47,14 +42,18 @@ impl Conversations {
     pub(super) fn insert(&mut self, number: u64, second: i64) {
         self.turn(second);
         let (word, bits) = word_and_bits(number);
-        self.generations[self.newest.rem_euclid(GENERATIONS as i64) as usize][word] |= bits;
+        let generation = &mut self.generations[self.newest.rem_euclid(GENERATIONS as i64) as usize];
+        if generation.is_empty() {
+            *generation = vec![0; WORDS];
+        }
+        generation[word] |= bits;
     }
 
     /// Whether one did within the last day.
     pub(super) fn has(&mut self, number: u64, second: i64) -> bool {
         self.turn(second);
         let (word, bits) = word_and_bits(number);
-        self.generations.iter().any(|generation| generation[word] & bits == bits)
+        self.generations.iter().any(|generation| generation.get(word).is_some_and(|known| known & bits == bits))
     }
 
     fn turn(&mut self, second: i64) {
@@ -63,13 +62,13 @@ impl Conversations {
             return;
         }
         let from = (self.newest + 1).max(half_day - GENERATIONS as i64 + 1);
-        (from..=half_day).for_each(|old| self.generations[old.rem_euclid(GENERATIONS as i64) as usize].fill(0));
+        (from..=half_day).for_each(|old| self.generations[old.rem_euclid(GENERATIONS as i64) as usize] = Vec::new());
         self.newest = half_day;
     }
 
     /// Memory that it holds, in octets.
-    pub(super) const fn bytes() -> usize {
-        GENERATIONS * WORDS * 8
+    pub(super) fn bytes(&self) -> usize {
+        self.generations.iter().map(|generation| generation.len() * 8).sum()
     }
 }
 
@@ -86,8 +85,12 @@ impl<'de> Deserialize<'de> for Conversations {
         let (newest, generations) = <(i64, Vec<Vec<(usize, u64)>>)>::deserialize(from)?;
         let mut conversations = Self { newest, ..Self::default() };
         for (words, taken) in conversations.generations.iter_mut().zip(generations) {
+            if !taken.is_empty() {
+                *words = vec![0; WORDS];
+            }
             for (place, word) in taken {
-                *words.get_mut(place).ok_or_else(|| serde::de::Error::custom("a word that there is not"))? = word;
+                // A generation of twice as many words, as there were once, is folded: an endpoint keeps its bits.
+                words[place % WORDS] |= word;
             }
         }
         Ok(conversations)
@@ -139,6 +142,7 @@ impl<'de> Deserialize<'de> for Doorkeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{pack, unpack};
 
     #[test]
     fn a_conversation_is_known_for_a_day_and_forgotten_after_a_day_and_a_half() {
@@ -148,8 +152,19 @@ mod tests {
         known.insert(endpoint(1), 10 * day);
         assert!(known.has(endpoint(1), 11 * day));
         assert!(!known.has(endpoint(1), 11 * day + day / 2));
-        (0..500_000).for_each(|source| known.insert(endpoint(source << 8), 20 * day));
+        (0..250_000).for_each(|source| known.insert(endpoint(source << 8), 20 * day));
         let wrong = (0..10_000).filter(|&source| known.has(endpoint(source << 8 | 1), 20 * day)).count();
         assert!(wrong < 200, "{wrong} of 10,000");
+    }
+
+    #[test]
+    fn what_was_saved_with_twice_as_many_words_is_still_known() {
+        let number = number(&Endpoint { source: 1, destination: 2, port: 443, protocol: 6 });
+        let (_, bits) = word_and_bits(number);
+        let place = (number >> 32) as usize % (2 * WORDS);
+        // Half-day 20 is in generation 20 modulo 3.
+        let saved = pack(&(20_i64, [vec![], vec![], vec![(place, bits), (2 * WORDS - 1, 1)]]));
+        let mut known: Conversations = unpack(&saved).expect("ours");
+        assert!(known.has(number, 20 * GENERATION_SECS));
     }
 }

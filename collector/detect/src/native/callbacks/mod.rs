@@ -342,7 +342,7 @@ impl Detector for Callbacks {
         }
         self.state.keys = self.storms.len();
         let entries = self.storms.len() * (size_of::<(Endpoint, Storm)>() + 16) + self.crowds.len() * 128;
-        self.state.bytes = Conversations::bytes() + Doorkeeper::bytes() + entries;
+        self.state.bytes = self.conversations.bytes() + Doorkeeper::bytes() + entries;
     }
 
     fn flush(&mut self, findings: &mut Vec<Finding>) {

@@ -152,6 +152,9 @@ pub(crate) struct Learning {
     /// Whose row was last, and its number: rows of one observer come in runs.
     #[serde(skip)]
     last: Option<(Arc<str>, u16)>,
+    /// The number of [`CLOUD`], at hand: the interfaces of a cloud come in no runs.
+    #[serde(skip)]
+    cloud: Option<u16>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -164,12 +167,16 @@ struct Lesson {
 impl Learning {
     /// The number of who made `row`, whose first row begins its lesson. For every row, whether it concerns the rule or not.
     pub(crate) fn meet(&mut self, row: &Row) -> u16 {
-        if let Some((observer, number)) = &self.last
+        let is_cloud = row.origin != Origin::Sensor;
+        if let Some(number) = self.cloud.filter(|_| is_cloud) {
+            return number;
+        }
+        if let Some((observer, number)) = self.last.as_ref().filter(|_| !is_cloud)
             && Arc::ptr_eq(observer, &row.observer)
         {
             return *number;
         }
-        let name = if row.origin == Origin::Sensor { &*row.observer } else { CLOUD };
+        let name = if is_cloud { CLOUD } else { &*row.observer };
         let number = match self.numbers.get(name) {
             Some(&number) => number,
             None => {
@@ -179,7 +186,11 @@ impl Learning {
                 number
             }
         };
-        self.last = Some((row.observer.clone(), number));
+        if is_cloud {
+            self.cloud = Some(number);
+        } else {
+            self.last = Some((row.observer.clone(), number));
+        }
         number
     }
 

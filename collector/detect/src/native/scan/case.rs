@@ -126,6 +126,10 @@ impl Case {
         if rows.len() < EVIDENCE_ROWS_MAX {
             let seen = Sighting::of(row);
             let place = rows.partition_point(|kept| kept.at <= seen.at);
+            if rows.len() == rows.capacity() {
+                // Doubled, but never more than there can be.
+                rows.reserve_exact(rows.len().clamp(1, EVIDENCE_ROWS_MAX - rows.len()));
+            }
             rows.insert(place, seen);
         }
     }
@@ -152,9 +156,11 @@ impl Case {
                     Scope::All => true,
                 }
         };
-        let rows = self.rows.iter().filter(|row| belongs(row)).cloned().collect();
+        let mut rows: Vec<Sighting> = self.rows.iter().filter(|row| belongs(row)).cloned().collect();
+        rows.shrink_to_fit();
         if matches!(kind, Kind::Shape | Kind::Control) {
             self.rows.retain(|row| !belongs(row));
+            self.rows.shrink_to_fit();
         }
         let window = at - at % window_secs(scale);
         self.told.push(Told {

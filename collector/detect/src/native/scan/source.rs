@@ -96,6 +96,9 @@ pub(super) enum Kind {
     Week,
 }
 
+/// Hosts and services, each with the eighths of its targets.
+type Strata = (Vec<(Scope, u64)>, Vec<(Scope, u64)>);
+
 /// What is known of a source. Addresses are kept for a week after their last failure.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Source {
@@ -154,6 +157,8 @@ impl Source {
         let mut missing = u64::MAX;
         let spread = self.case.as_ref().is_some_and(|case| case.is_spread());
         let scales = std::iter::once((family.burst_secs(), None)).chain(SCALES.map(|scale| (scale, Some(scale))));
+        // Hosts and services of the scale before, and how many targets that were: if a longer one has no more, it has the same.
+        let mut strata: Option<(u64, Strata)> = None;
         for (secs, scale) in scales {
             let Some(least) = family.least(self.who(), scale) else { continue };
             let from = self.last.saturating_sub(secs - 1);
@@ -167,7 +172,14 @@ impl Source {
                 continue;
             }
             let limit = |shape| family.limit(shape, scale, self.who());
-            if let Some((shape, scope, threshold)) = self.shape_of(from, &all, spread, &limit) {
+            let found = if spread {
+                self.exceeds(from, spread, &limit, (Shape::Block, Scope::All), &all)
+            } else {
+                let known = strata.take().filter(|(targets, _)| *targets == all.failed);
+                let (_, strata) = strata.insert(known.unwrap_or_else(|| (all.failed, self.strata(from))));
+                self.shape_of(from, &all, strata, &limit)
+            };
+            if let Some((shape, scope, threshold)) = found {
                 let since = self.first(from, scope);
                 return (Some(Verdict { kind: Kind::Shape, shape, scope, threshold, scale: secs, since }), 0);
             }
@@ -180,29 +192,36 @@ impl Source {
         (alone, (missing / 2).min(4 + self.failed.targets().len() as u64 / 32) as u32)
     }
 
-    /// Which shape is told of the targets tried since `from`, and from which number on. `all` is what they add up to.
+    /// Whether what `scope` was tried since `from`, which is `tally`, is told of as `shape`, and from which number on.
+    fn exceeds(
+        &self,
+        from: u32,
+        spread: bool,
+        limit: &impl Fn(Shape) -> Option<(u64, f64)>,
+        (shape, scope): (Shape, Scope),
+        tally: &Tally,
+    ) -> Option<(Shape, Scope, u64)> {
+        let (threshold, share_min) = limit(shape)?;
+        let pings = matches!(scope, Scope::Service(service) if is_ping(service));
+        let share_min = if pings { share_min * PING_SHARE } else { share_min };
+        let share = tally.share();
+        let around = |secs: u32| self.tally(from.min(self.last.saturating_sub(secs - 1)), scope, spread).share();
+        let (near, far, allowance) = CONTEXT;
+        let enough = share >= share_min && tally.targets() * share >= threshold as f64 - 1e-9;
+        let holds = || around(near) >= share_min && (scope != Scope::All || around(far) >= share_min - allowance);
+        (enough && holds()).then_some((shape, scope, threshold))
+    }
+
+    /// Which shape is told of the targets tried since `from`, and from which number on. `all` is what they add up to, by host and by
+    /// service.
     fn shape_of(
         &self,
         from: u32,
         all: &Tally,
-        spread: bool,
+        (hosts, services): &Strata,
         limit: &impl Fn(Shape) -> Option<(u64, f64)>,
     ) -> Option<(Shape, Scope, u64)> {
-        let exceeds = |shape: Shape, scope: Scope, tally: &Tally| {
-            let (threshold, share_min) = limit(shape)?;
-            let pings = matches!(scope, Scope::Service(service) if is_ping(service));
-            let share_min = if pings { share_min * PING_SHARE } else { share_min };
-            let share = tally.share();
-            let around = |secs: u32| self.tally(from.min(self.last.saturating_sub(secs - 1)), scope, spread).share();
-            let (near, far, allowance) = CONTEXT;
-            let enough = share >= share_min && tally.targets() * share >= threshold as f64 - 1e-9;
-            let holds = || around(near) >= share_min && (scope != Scope::All || around(far) >= share_min - allowance);
-            (enough && holds()).then_some((shape, scope, threshold))
-        };
-        if spread {
-            return exceeds(Shape::Block, Scope::All, all);
-        }
-        let (hosts, services) = self.strata(from);
+        let exceeds = |shape, scope, tally: &Tally| self.exceeds(from, false, limit, (shape, scope), tally);
         let best = |scopes: Vec<Scope>| {
             let tallies = scopes.into_iter().map(|scope| (scope, self.tally(from, scope, false)));
             tallies.max_by(|(_, a), (_, b)| (a.targets() * a.share()).total_cmp(&(b.targets() * b.share())))
@@ -212,8 +231,8 @@ impl Source {
             let worth = |&&(_, eighths): &&(Scope, u64)| eighths >= threshold.saturating_mul(8);
             strata.iter().filter(worth).map(|&(scope, _)| scope).collect::<Vec<_>>()
         };
-        let vertical = best(few(&hosts, Shape::Vertical));
-        let horizontal = best(few(&services, Shape::Horizontal));
+        let vertical = best(few(hosts, Shape::Vertical));
+        let horizontal = best(few(services, Shape::Horizontal));
         // One host or one service is the story if most of it happened there.
         let mostly = |part: &Option<(Scope, Tally)>| part.filter(|(_, tally)| tally.targets() * 5.0 >= all.targets() * 4.0);
         let vertically = |part: Option<(Scope, Tally)>| part.and_then(|(scope, tally)| exceeds(Shape::Vertical, scope, &tally));
@@ -338,20 +357,23 @@ impl Source {
     }
 
     /// Hosts and services of the free targets tried since `from`, with their eighths.
-    fn strata(&self, from: u32) -> (Vec<(Scope, u64)>, Vec<(Scope, u64)>) {
-        let mut hosts: Vec<(Scope, u64)> = Vec::new();
-        let mut by_service: Vec<(u32, u64)> = Vec::new();
+    fn strata(&self, from: u32) -> Strata {
+        let most = self.failed.targets().len();
+        let mut hosts: Vec<(Scope, u64)> = Vec::with_capacity(most);
+        // The service, and in the lowest four bits the eighths of one target, at most eight: one number is quick to sort.
+        let mut by_service: Vec<u32> = Vec::with_capacity(most);
         for target in self.failed.targets().iter().filter(|target| self.is_free(target, from)) {
             let (scope, eighths) = (Scope::Host(target.host()), target.eighths());
             match hosts.last_mut() {
                 Some((last, sum)) if *last == scope => *sum += eighths,
                 _ => hosts.push((scope, eighths)),
             }
-            by_service.push((target.service(), eighths));
+            by_service.push(target.service() << 4 | eighths as u32);
         }
         by_service.sort_unstable();
-        let mut services: Vec<(Scope, u64)> = Vec::new();
-        for (service, eighths) in by_service {
+        let mut services: Vec<(Scope, u64)> = Vec::with_capacity(by_service.len());
+        for both in by_service {
+            let (service, eighths) = (both >> 4, u64::from(both & 15));
             match services.last_mut() {
                 Some((Scope::Service(last), sum)) if *last == service => *sum += eighths,
                 _ => services.push((Scope::Service(service), eighths)),

@@ -1,7 +1,7 @@
 //! All sources, in bounded memory.
 //!
-//! A source has a place from its first failure on while there is plenty of room. When half of it is taken, a source first waits at the
-//! gate until it has failed with a second target; and a source that only ever failed with a host with which a thousand others failed in
+//! A source has a place from its first failure on while there is plenty of room. When nearly half of it is taken (seven eighths of half:
+//! so many fit into a table of half as many places, and one more doubles it), a source first waits at the gate until it has failed with a second target; and a source that only ever failed with a host with which a thousand others failed in
 //! the same ten seconds is one of a flood, forged perhaps, and waits outside. When all is taken, those that failed least and longest ago
 //! are let go, an eighth of all, and counted. When the targets of all together are too many, those that have most keep half of them.
 
@@ -10,7 +10,7 @@ use spanwatch_common::net::Address;
 
 use super::sample::{Target, mixed};
 use super::source::Source;
-use crate::hash::Map;
+use crate::hash::{Map, table_bytes};
 
 /// Targets of all sources together, for each source that may be held: 8 of 28 octets.
 const TARGETS_PER_KEY: usize = 8;
@@ -22,8 +22,6 @@ const CROWD: usize = 1 << 12;
 /// When one of so many sources that may be held fails with one host within [`CROWD_SECS`], and is new, that is a flood.
 const KEYS_PER_CROWD: usize = 256;
 const CROWD_SECS: u32 = 10;
-/// What a source takes in the map and on the heap beside its targets.
-const SOURCE_OCTETS: usize = size_of::<Source>() + 16 + 42;
 /// Lists of targets are not cut shorter than this when memory is short.
 const KEPT_MIN: usize = 48;
 
@@ -92,7 +90,7 @@ impl Table {
     pub(super) fn admit(&mut self, key: u128, target: &Target) -> Option<(&mut Source, Option<Target>)> {
         let mut earlier = None;
         if !self.sources.contains_key(&key) {
-            if self.sources.len() * 2 >= self.keys_max {
+            if self.sources.len() >= self.keys_max / 2 * 7 / 8 {
                 if self.is_crowded(target) {
                     self.refused += 1;
                     return None;
@@ -215,8 +213,11 @@ impl Table {
 
     /// Octets held, about.
     pub(super) fn octets(&self) -> usize {
-        let places = self.sources.len().next_power_of_two() * 33 + self.sources.len() * SOURCE_OCTETS;
-        places + self.octets + self.gate.len() * size_of::<Option<(u128, Target)>>() + 4 * CROWD
+        table_bytes(&self.sources)
+            + self.sources.len() * size_of::<Source>()
+            + self.octets
+            + self.gate.len() * size_of::<Option<(u128, Target)>>()
+            + 4 * CROWD
     }
 
     /// Everything, for [`restore`](Self::restore).

@@ -30,6 +30,7 @@ use self::bins::{Bins, Measure};
 use self::forecast::{Basis, Forecast, Verdict, WEEK};
 use crate::facts::{Facts, Interest};
 use crate::finding::{Evidence, Finding, RuleCard, Severity, Stage, Subject, Window, clock_face, round2, service_name};
+use crate::hash::Map;
 use crate::native::in_bytes;
 use crate::ports::PortSet;
 use crate::row::{Part, Row};
@@ -140,6 +141,8 @@ pub(crate) struct OddVolume {
     observers: Vec<Observer>,
     /// Name and place of the observer of the last row: rows of one come in runs.
     latest: Option<(Arc<str>, usize)>,
+    /// Places of all that were looked for, by name.
+    places: Map<Arc<str>, usize>,
     /// The oldest bin that is open, since 1970; 0 before the first row.
     bin: u32,
     state: State,
@@ -155,6 +158,7 @@ impl OddVolume {
             settings: settings.clone(),
             observers: Vec::new(),
             latest: None,
+            places: Map::default(),
             bin: 0,
             state: Common::state(&card),
             rule: Arc::new(card),
@@ -167,8 +171,8 @@ impl OddVolume {
         {
             return Some(*place);
         }
-        let known = self.observers.iter().position(|observer| *observer.name == **name);
-        let place = match known {
+        let known = self.places.get(name).copied();
+        let place = match known.or_else(|| self.observers.iter().position(|observer| *observer.name == **name)) {
             Some(place) => place,
             None if self.state.keys < self.settings.keys_max => {
                 self.observers.push(Observer { name: name.to_string(), saw: false, tracks: BTreeMap::new() });
@@ -176,6 +180,9 @@ impl OddVolume {
             }
             None => return None,
         };
+        if known.is_none() {
+            self.places.insert(name.clone(), place);
+        }
         self.latest = Some((name.clone(), place));
         Some(place)
     }
@@ -233,7 +240,7 @@ impl OddVolume {
     /// Closes bins until `bin` is one of the two that are open.
     fn open(&mut self, bin: u32, findings: &mut Vec<Finding>) {
         if bin > self.bin + PAUSE_MAX {
-            (self.observers, self.latest, self.bin) = (Vec::new(), None, bin);
+            (self.observers, self.latest, self.places, self.bin) = (Vec::new(), None, Map::default(), bin);
             (self.state.keys, self.state.bytes) = (0, 0);
         }
         while self.bin + 1 < bin {
@@ -493,7 +500,7 @@ impl Detector for OddVolume {
         }
         let keys = observers.iter().map(|observer| observer.tracks.len()).sum();
         self.state = State { keys, late, refused, bytes: keys * TRACK_BYTES, ..self.state };
-        (self.observers, self.bin, self.latest) = (observers, bin, None);
+        (self.observers, self.bin, self.latest, self.places) = (observers, bin, None, Map::default());
         Ok(())
     }
 }
