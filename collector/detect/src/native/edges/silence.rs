@@ -7,7 +7,8 @@
 //!
 //! A pause that was told is not learned the first time; from the second on it is what the host does.
 //!
-//! Times are in steps of 16 s. Memory: 72 bytes per host in a table that is half to seven eighths full; when full, further hosts are not watched, and counted as refused.
+//! Times are in steps of 16 s. Memory: 72 bytes per host in a table that is half to seven eighths full; when full, further hosts are not
+//! watched, and counted as refused.
 //!
 //! Rows of a cloud's flow logs are passed over: they come minutes to hours late, each interface by itself.
 //!

@@ -1,9 +1,10 @@
 //! All sources, in bounded memory.
 //!
-//! A source has a place from its first failure on while there is plenty of room. When nearly half of it is taken (seven eighths of half:
-//! so many fit into a table of half as many places, and one more doubles it), a source first waits at the gate until it has failed with a second target; and a source that only ever failed with a host with which a thousand others failed in
-//! the same ten seconds is one of a flood, forged perhaps, and waits outside. When all is taken, those that failed least and longest ago
-//! are let go, an eighth of all, and counted. When the targets of all together are too many, those that have most keep half of them.
+//! A source has a place from its first failure on while there is plenty of room. When seven sixteenths of it are taken (with one more, a
+//! hash table would double), a source first waits at the gate until it has failed with a second target; and a source that only ever failed
+//! with a host with which a thousand others failed in the same ten seconds is one of a flood, forged perhaps, and waits outside. When all is
+//! taken, those that failed least and longest ago are let go, an eighth of all, and counted. When the targets of all together are too many,
+//! those that have most keep half of them.
 
 use serde::{Deserialize, Serialize};
 use spanwatch_common::net::Address;
