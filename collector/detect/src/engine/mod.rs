@@ -142,14 +142,17 @@ impl Detection {
             self.counters.unplaced += 1;
             return;
         };
-        if self.mode == Mode::Stream && self.polled.is_some() && row.at > self.polled.plus(FUTURE_MAX) {
+        let is_future = |at: Timestamp| self.polled.is_some() && at > self.polled.plus(FUTURE_MAX);
+        if self.mode == Mode::Stream && is_future(row.at) {
             self.counters.future += 1;
             return;
         }
+        // Where hardly anything new begins, the slices of what lasts say how late it is: they end when they are sent.
+        let said_at = if self.mode == Mode::Stream && !is_future(row.end) { row.end } else { row.at };
         self.counters.observed += 1;
         self.flushed = false;
         self.roles.learn(&row);
-        let reached = self.observers.hear(&row);
+        let reached = self.observers.hear(row.origin, said_at);
         self.waiting.push(row);
         if self.waiting.rows.len() >= WAITING_MAX {
             self.show();

@@ -8,7 +8,6 @@ use spanwatch_common::cloud::Origin;
 use spanwatch_common::time::Timestamp;
 
 use crate::hash::Map;
-use crate::row::Row;
 
 /// Observers told apart; further ones share a name.
 const OBSERVERS_MAX: usize = 4_096;
@@ -64,10 +63,10 @@ impl Observers {
         };
     }
 
-    /// Takes note of a row of the speaker; returns how far event time has come by it. An observer whose records come late lags behind by
-    /// what they may be late more than a sensor's.
-    pub(super) fn hear(&mut self, row: &Row) -> Timestamp {
-        let reached = row.at.minus(tardiness(row.origin));
+    /// Takes note of a row that the speaker said at `said_at`; returns how far event time has come by it. An observer whose records come
+    /// late lags behind by what they may be late more than a sensor's.
+    pub(super) fn hear(&mut self, origin: Origin, said_at: Timestamp) -> Timestamp {
+        let reached = said_at.minus(tardiness(origin));
         self.speaker.reached = Some(self.speaker.reached.map_or(reached, |before| before.max(reached)));
         reached
     }

@@ -182,3 +182,21 @@ fn a_panic_on_a_thread_is_one_of_the_caller() {
     let mut detection = Detection::of(vec![(bad, String::new())], Mode::Stream).with_threads(2);
     run(&mut detection, &knocks(), &mut Vec::new());
 }
+
+#[test]
+fn in_a_quiet_network_the_slices_of_what_lasts_move_time_and_a_mad_clock_does_not() {
+    let mut detection = twenty(Sharding::Source, Mode::Stream);
+    let slice = |minute: f64, end: f64| {
+        let start = at(minute * 60.0);
+        FlowRecord { start: [start; 2], end: [at(end); 2], ..knock("10.0.0.9", "10.9.9.9", protocol::TCP, 502, minute * 60.0) }
+    };
+    let mut reached = |record: FlowRecord, now: f64| {
+        detection.poll(at(now), &mut Vec::new());
+        detection.observe("tap", &record);
+        detection.poll(at(now), &mut Vec::new());
+        detection.watermark().plus(detection.lateness_max)
+    };
+    assert_eq!(reached(slice(1.0, 119.0), 120.0), at(119.0));
+    assert_eq!(reached(slice(2.0, 179.0), 180.0), at(179.0));
+    assert_eq!(reached(slice(3.0, 9e6), 240.0), at(180.0), "an end that nobody can have seen");
+}
