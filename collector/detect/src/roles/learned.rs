@@ -16,7 +16,7 @@
 //! those who answered count as spoken to: a scan teaches nobody. Octets that leave our networks are no backup: exfiltration would be.
 //! Distinct hosts are counted in bitmaps (linear counting), right within a few in a hundred.
 //!
-//! Memory: 600 bytes per host, [`HOSTS_MAX`] of them; further hosts learn nothing until others have been gone for a week. Rows of a day that is
+//! Memory: 800 bytes per host, [`HOSTS_MAX`] of them; further hosts learn nothing until others have been gone for a week. Rows of a day that is
 //! over are counted as late and teach nothing.
 
 use serde::{Deserialize, Serialize};
