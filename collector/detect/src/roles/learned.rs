@@ -39,6 +39,8 @@ const DAYS_TO_LEARN: u32 = 5;
 const WEEK: u8 = 0x7f;
 /// Slices with fewer octets are no backup's.
 const OCTETS_MIN: u64 = 1 << 20;
+/// Hosts with which a backup moves its octets, at least.
+const MOVERS_MIN: u32 = 3;
 const DAY_SECS: i64 = 86_400;
 /// The last so many seconds of a day teach nothing, and what a day taught holds so long after its end: what is learned then does not
 /// depend on how late a row came, if it came no later.
@@ -112,9 +114,6 @@ struct Day {
     #[serde(default)]
     movers: [u64; 24],
 }
-
-/// Hosts with which a backup moves its octets, at least.
-const MOVERS_MIN: u32 = 3;
 
 /// Linear counting: a bit for each thing seen (Whang, Vander-Zanden and Taylor 1990).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

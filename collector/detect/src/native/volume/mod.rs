@@ -67,6 +67,17 @@ enum Kind {
     Service(u8, u16),
 }
 
+impl Kind {
+    /// `over TCP/443`, `inside`; none of all.
+    fn place(self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Way(way) => Some(way_name(way).to_owned()),
+            Self::Service(protocol, port) => Some(format!("over {}", service_name(protocol, port))),
+        }
+    }
+}
+
 /// One number of one key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Series {
@@ -227,7 +238,7 @@ impl OddVolume {
                         series.told = hour;
                         let subject = (observer.name.as_str(), kind, measure);
                         let told = finding(&self.rule, settings, subject, (bin, value), &odd, series);
-                        odd_ones.push(((measure, odd.above), told));
+                        odd_ones.push((measure, odd.above, kind, told));
                     }
                 }
             }
@@ -292,34 +303,28 @@ impl Series {
     }
 }
 
+/// A finding about a number, whether it is too high, and where.
+type OddOne = (Measure, bool, Kind, Finding);
+
 /// What is odd in the same number and to the same side at the same time has one cause: of such findings the gravest, which names the
 /// others.
-fn one_for_each_cause(odd: Vec<((Measure, bool), Finding)>) -> Vec<Finding> {
-    let mut causes: BTreeMap<(Measure, bool), Vec<Finding>> = BTreeMap::new();
-    odd.into_iter().for_each(|(cause, finding)| causes.entry(cause).or_default().push(finding));
-    let gravest = |mut findings: Vec<Finding>| {
-        findings.sort_by(|a, b| {
-            let gravity = |finding: &Finding| finding.rule.severity;
-            gravity(b).cmp(&gravity(a)).then(b.score.total_cmp(&a.score)).then_with(|| a.subject.cmp(&b.subject))
-        });
-        let mut findings = findings.into_iter();
-        let mut first = findings.next()?;
-        let others: Vec<String> = findings.map(|other| place_of(&other.subject)).collect();
+fn one_for_each_cause(mut odd: Vec<OddOne>) -> Vec<Finding> {
+    odd.sort_by(|(a_measure, a_above, _, a), (b_measure, b_above, _, b)| {
+        let gravest = b.rule.severity.cmp(&a.rule.severity).then(b.score.total_cmp(&a.score));
+        (a_measure, a_above).cmp(&(b_measure, b_above)).then(gravest).then_with(|| a.subject.cmp(&b.subject))
+    });
+    let of_one_cause = |a: &OddOne, b: &OddOne| (a.0, a.1) == (b.0, b.1);
+    let tell = |odd: &[OddOne]| {
+        let ((.., gravest), others) = odd.split_first()?;
+        let mut gravest = gravest.clone();
         if !others.is_empty() {
-            first.sentence.push_str(&format!("; at the same time {}", others.join(", ")));
+            let places: Vec<String> =
+                others.iter().map(|(_, _, kind, _)| kind.place().unwrap_or_else(|| "in all".to_owned())).collect();
+            gravest.sentence.push_str(&format!("; at the same time {}", places.join(", ")));
         }
-        Some(first)
+        Some(gravest)
     };
-    causes.into_values().filter_map(gravest).collect()
-}
-
-/// `over TCP/443`, `inside`, `in all`.
-fn place_of(subject: &Subject) -> String {
-    let way = subject.facet.as_deref().and_then(|facet| facet.split_once(' ')).map(|(_, way)| way.to_owned());
-    match subject.protocol.zip(subject.port) {
-        Some((protocol, port)) => format!("over {}", service_name(protocol, port)),
-        None => way.unwrap_or_else(|| "in all".to_owned()),
-    }
+    odd.chunk_by(of_one_cause).filter_map(tell).collect()
 }
 
 fn finding(
@@ -339,11 +344,7 @@ fn finding(
         Measure::Hosts => format!("{value:.0} hosts"),
         Measure::Failures => format!("{value:.0} failed connections"),
     };
-    let what = match kind {
-        Kind::All => "there were".to_owned(),
-        Kind::Way(way) => format!("{} there were", way_name(way)),
-        Kind::Service(protocol, port) => format!("over {} there were", service_name(protocol, port)),
-    };
+    let what = kind.place().map_or_else(|| "there were".to_owned(), |place| format!("{place} there were"));
     let usual = match verdict.basis {
         Basis::Weeks => "usual for this hour of the week",
         Basis::Days => "usual for this hour of the day",
